@@ -1,0 +1,67 @@
+// Context: everything that changes while a model runs. Models are const; one model serves many Contexts at once.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "raedit/export.h"
+#include "raedit/progress.h"
+#include "raedit/tensor.h"
+
+namespace raedit {
+
+class Arena;
+class Tape;
+namespace backend {
+class Kernels;
+}
+
+enum class DeviceType { cpu };
+
+struct Device {
+  DeviceType type = DeviceType::cpu;
+  // "cpu". Throws Error(unsupported) for a device that this build does not have, naming those it has.
+  RAEDIT_API static Device from_name(std::string_view name);
+};
+
+struct ContextOptions {
+  Device device;
+  int threads = 0;  // 0: as many as the process may use (affinity and OMP_NUM_THREADS respected)
+  ProgressCallback progress;
+  CancelToken cancel;
+};
+
+// The device's kernels, the arena that activations come from, the thread budget, progress and cancel of one request,
+// and - only when training - the tape. Not thread-safe: one Context per thread or request.
+class RAEDIT_API Context {
+ public:
+  explicit Context(ContextOptions options = {});
+  ~Context();
+  Context(Context&&) noexcept;
+  Context& operator=(Context&&) noexcept;
+
+  // Uninitialised / zeroed memory from the arena. The same sequence of calls gets the same addresses.
+  Tensor empty(const Shape& shape, DType dtype);
+  Tensor zeros(const Shape& shape, DType dtype);
+
+  const backend::Kernels& kernels() const;
+  Arena& arena();
+  int threads() const;
+  // What runs and why, for people: "cpu, 2 threads, avx512 (bf16 dot product)".
+  std::string description() const;
+
+  // Null at inference: nothing is recorded. The tape is the caller's and must outlive its use here.
+  Tape* tape() const;
+  void set_tape(Tape* tape);
+
+  void report(const Progress& progress) const;
+  // Throws Error(cancelled) once the token was used.
+  void throw_if_cancelled() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace raedit

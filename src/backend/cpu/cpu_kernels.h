@@ -1,0 +1,63 @@
+// The CPU implementation of Kernels: OpenMP loops over rows or tiles, Highway inside, one thread budget per instance.
+// Files: gemm (packing and linear), attention, norm, elementwise, position, resample. Each SIMD file is compiled once
+// per instruction set by Highway's foreach_target and picked at run time.
+#pragma once
+
+#include "backend/kernels.h"
+
+namespace raedit::backend::cpu {
+
+// threads >= 1.
+std::unique_ptr<Kernels> make_cpu_kernels(int threads);
+
+// The instruction set in use: "sse2", "avx2", "avx512". RAEDIT_FORCE_ISA=avx2|avx512|amx caps it (Error for other
+// values); read once per process.
+std::string isa_name();
+
+class CpuKernels final : public Kernels {
+ public:
+  explicit CpuKernels(int threads) : threads_(threads) {}
+
+  std::string description() const override;
+
+  std::shared_ptr<const PackedMatrix> pack(const Tensor& weight, DType compute) const override;
+  void linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
+              const Tensor& out) const override;
+  void matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate) const override;
+  void attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out) const override;
+  void attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
+                          const Tensor& dq, const Tensor& dk, const Tensor& dv) const override;
+
+  void norm(const NormArgs& args, const Tensor& out) const override;
+  void norm_backward(const Tensor& dout, const NormArgs& args, const NormGrads& grads) const override;
+
+  void activation(Activation kind, const Tensor& x, const Tensor& out) const override;
+  void activation_backward(Activation kind, const Tensor& dout, const Tensor& x, const Tensor& dx) const override;
+  void swiglu(const Tensor& x, const Tensor& out) const override;
+  void swiglu_backward(const Tensor& dout, const Tensor& x, const Tensor& dx) const override;
+  void add_gated(const Tensor& x, const Tensor& y, const Tensor& gate, const Tensor& out) const override;
+  void add_gated_backward(const Tensor& dout, const Tensor& y, const Tensor& gate, const Tensor& dx, const Tensor& dy,
+                          const Tensor& dgate) const override;
+  void binary(Binary kind, const Tensor& a, const Tensor& b, const Tensor& out) const override;
+  void binary_backward(Binary kind, const Tensor& dout, const Tensor& a, const Tensor& b, const Tensor& da,
+                       const Tensor& db) const override;
+  void add_scaled(const Tensor& a, float alpha, const Tensor& b, const Tensor& out) const override;
+  void clamp(const Tensor& x, float low, float high, const Tensor& out) const override;
+
+  void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, bool inverse, const Tensor& out) const override;
+  void embedding(const Tensor& table, const Tensor& ids, const Tensor& out) const override;
+  void embedding_backward(const Tensor& dout, const Tensor& ids, const Tensor& dtable) const override;
+  void fourier_features(const Tensor& t, const Tensor& w, const Tensor& out) const override;
+
+  void copy(const Tensor& source, const Tensor& target) const override;
+  void accumulate(const Tensor& source, const Tensor& target) const override;
+  void resample(const Tensor& x, const ResampleAxis& vertical, const ResampleAxis& horizontal,
+                const Tensor& out) const override;
+  void resample_backward(const Tensor& dout, const ResampleAxis& vertical, const ResampleAxis& horizontal,
+                         const Tensor& dx) const override;
+
+ private:
+  int threads_;
+};
+
+}  // namespace raedit::backend::cpu

@@ -1,0 +1,133 @@
+// The Kernels interface: what a device must be able to do. One implementation per device, chosen by the Context.
+//
+// Conventions, for every function below:
+// - Tensors are on the device, already checked by ops/: shapes agree, dtypes are float32 or bfloat16 (ids int64).
+//   `out` has the dtype of the first input unless said otherwise. Arithmetic is in float32.
+// - The last dimension of an operand is contiguous (stride 1); outer dimensions may have any stride, 0 for broadcast.
+//   Outputs are contiguous unless said otherwise.
+// - An optional operand is a Tensor that is not defined().
+// - Gradients (names begin with d) are float32, and the backward functions ADD to them. An undefined one is not wanted.
+//   A gradient may have stride 0 where its operand was broadcast: contributions are summed there.
+// - Results do not depend on the number of threads, and no row depends on how many other rows there are.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "raedit/tensor.h"
+
+namespace raedit::backend {
+
+enum class Activation { none, silu, gelu, gelu_tanh };  // gelu is the exact one (erf)
+
+enum class NormKind { layer, rms };
+
+enum class Binary { add, sub, mul, div };
+
+// A weight matrix [N,K] in the layout that linear() of this device reads. Made once, when a model is loaded.
+class PackedMatrix {
+ public:
+  virtual ~PackedMatrix() = default;
+  int64_t n = 0;  // output features
+  int64_t k = 0;  // input features
+  DType dtype = DType::float32;
+  virtual size_t nbytes() const = 0;
+};
+
+// out = norm(x) * weight + bias, then * (1 + scale) + shift; each of the four is optional.
+// layer: (x - mean) / sqrt(var + eps), mean first, population variance. rms: x / sqrt(mean(x^2) + eps).
+struct NormArgs {
+  NormKind kind = NormKind::layer;
+  float eps = 1e-6f;
+  Tensor x;       // [B,N,D]
+  Tensor weight;  // [D] float32
+  Tensor bias;    // [D] float32
+  Tensor scale;   // [B,N,D], broadcast by stride
+  Tensor shift;   // [B,N,D], broadcast by stride
+};
+
+struct NormGrads {
+  Tensor x;       // [B,N,D]
+  Tensor weight;  // [D]
+  Tensor bias;    // [D]
+  Tensor scale;   // [B,N,D], stride 0 where broadcast
+  Tensor shift;   // [B,N,D], stride 0 where broadcast
+};
+
+// One output position of a resampled axis is a weighted sum of `count` input positions from `first` on (indices are
+// clamped into the axis by whoever made the table, so weights of clamped taps are already merged).
+struct ResampleAxis {
+  struct Taps {
+    int64_t first = 0;
+    std::vector<float> weights;
+  };
+  std::vector<Taps> outputs;
+};
+
+class Kernels {
+ public:
+  virtual ~Kernels() = default;
+
+  // What runs here and why, for people: "cpu, 2 threads, avx512".
+  virtual std::string description() const = 0;
+
+  // ---- linear algebra
+  // weight: [N,K], any floating dtype, any strides. compute: float32 or bfloat16, the dtype linear() will see in x.
+  virtual std::shared_ptr<const PackedMatrix> pack(const Tensor& weight, DType compute) const = 0;
+  // out[M,N] = act(x[M,K] * weight^T + bias[N] float32). x of weight.dtype; out float32 or bfloat16.
+  virtual void linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
+                      const Tensor& out) const = 0;
+  // out[M,N] float32 (+)= a[M,K] * b[K,N]; a and b of any strides and either dtype. For gradients.
+  virtual void matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate) const = 0;
+  // softmax(q k^T * scale) v per head. q [B,N,H,Dh], k and v [B,Nk,H,Dh], out [B,N,H,Dh].
+  virtual void attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out) const = 0;
+  virtual void attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
+                                  const Tensor& dq, const Tensor& dk, const Tensor& dv) const = 0;
+
+  // ---- norms
+  virtual void norm(const NormArgs& args, const Tensor& out) const = 0;
+  virtual void norm_backward(const Tensor& dout, const NormArgs& args, const NormGrads& grads) const = 0;
+
+  // ---- element by element
+  virtual void activation(Activation kind, const Tensor& x, const Tensor& out) const = 0;
+  virtual void activation_backward(Activation kind, const Tensor& dout, const Tensor& x, const Tensor& dx) const = 0;
+  // x [..., 2D] holds [value; gate]: out [..., D] = value * silu(gate).
+  virtual void swiglu(const Tensor& x, const Tensor& out) const = 0;
+  virtual void swiglu_backward(const Tensor& dout, const Tensor& x, const Tensor& dx) const = 0;
+  // out = x + gate * y; gate has x's shape, broadcast by stride.
+  virtual void add_gated(const Tensor& x, const Tensor& y, const Tensor& gate, const Tensor& out) const = 0;
+  virtual void add_gated_backward(const Tensor& dout, const Tensor& y, const Tensor& gate, const Tensor& dx,
+                                  const Tensor& dy, const Tensor& dgate) const = 0;
+  // out = a op b; both have out's shape, broadcast by stride (the last dimension too).
+  virtual void binary(Binary kind, const Tensor& a, const Tensor& b, const Tensor& out) const = 0;
+  virtual void binary_backward(Binary kind, const Tensor& dout, const Tensor& a, const Tensor& b, const Tensor& da,
+                               const Tensor& db) const = 0;
+  // out = a + alpha * b, float32 arithmetic with the product rounded first (no fused multiply-add).
+  virtual void add_scaled(const Tensor& a, float alpha, const Tensor& b, const Tensor& out) const = 0;
+  // out = min(max(x, low), high)
+  virtual void clamp(const Tensor& x, float low, float high, const Tensor& out) const = 0;
+
+  // ---- position and lookup
+  // Rotates the pairs (2k, 2k+1) of x [B,N,H,Dh] by cos/sin [N,Dh] float32; inverse rotates back (the gradient).
+  virtual void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, bool inverse, const Tensor& out) const = 0;
+  // out[i,:] = table[ids[i],:]; table [V,D] of any floating dtype.
+  virtual void embedding(const Tensor& table, const Tensor& ids, const Tensor& out) const = 0;
+  virtual void embedding_backward(const Tensor& dout, const Tensor& ids, const Tensor& dtable) const = 0;
+  // out [B,2F] = [sin(u), cos(u)], u = ((t * w) * 2) * pi in float32; t [B] and w [F] float32.
+  virtual void fourier_features(const Tensor& t, const Tensor& w, const Tensor& out) const = 0;
+
+  // ---- moving
+  // Strided copy with conversion between any floating dtypes; same shape, any strides on both sides.
+  virtual void copy(const Tensor& source, const Tensor& target) const = 0;
+  // target += source, both float32, any strides on both sides (a gradient that arrives through a copy).
+  virtual void accumulate(const Tensor& source, const Tensor& target) const = 0;
+  // x [B,C,H,W] -> out [B,C,Ho,Wo], separable, rows (W) first.
+  virtual void resample(const Tensor& x, const ResampleAxis& vertical, const ResampleAxis& horizontal,
+                        const Tensor& out) const = 0;
+  virtual void resample_backward(const Tensor& dout, const ResampleAxis& vertical, const ResampleAxis& horizontal,
+                                 const Tensor& dx) const = 0;
+};
+
+}  // namespace raedit::backend
