@@ -23,7 +23,9 @@ struct FileDescriptor {
   ~FileDescriptor() { ::close(fd); }
 };
 
-std::string describe(int error_number) { return std::generic_category().message(error_number); }
+std::string describe(int error_number) {
+  return std::generic_category().message(error_number);
+}
 
 const char* write_hint(int error_number) {
   switch (error_number) {
@@ -59,10 +61,10 @@ void raise_read_error(const char* action, const std::string& path, int error_num
   raise({.code = missing ? ErrorCode::not_found : ErrorCode::io,
          .what = std::string(action) + ": " + describe(error_number),
          .where = path,
-         .hint = missing                   ? "check the path"
-                 : error_number == EACCES  ? "check who may read this file"
-                 : error_number == EISDIR  ? "this is a folder; name a file in it"
-                                           : ""});
+         .hint = missing                  ? "check the path"
+                 : error_number == EACCES ? "check who may read this file"
+                 : error_number == EISDIR ? "this is a folder; name a file in it"
+                                          : ""});
 }
 
 void raise_write_error(const char* action, const std::string& path, int error_number) {
@@ -159,7 +161,9 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), final_(path_)
   }
 }
 
-AtomicFile::~AtomicFile() { abandon(); }
+AtomicFile::~AtomicFile() {
+  abandon();
+}
 
 void AtomicFile::abandon() {
   if (fd_ >= 0) ::close(fd_);

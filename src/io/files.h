@@ -9,8 +9,8 @@
 
 namespace raedit {
 
-// Throws for the current value of `error_number`: "PATH: ACTION: strerror; hint". Error(not_found) for a file that is to
-// be read and does not exist, Error(io) for the rest.
+// Throws for the current value of `error_number`: "PATH: ACTION: strerror; hint". Error(not_found) for a file that is
+// to be read and does not exist, Error(io) for the rest.
 [[noreturn]] void raise_read_error(const char* action, const std::string& path, int error_number);
 [[noreturn]] void raise_write_error(const char* action, const std::string& path, int error_number);
 
@@ -41,7 +41,8 @@ class MappedFile {
 };
 
 // A file written under a temporary name in the same folder; commit() makes it appear under its own. Destroyed without
-// commit(), it leaves nothing behind and an existing file untouched. A device or pipe (/dev/stdout) is written directly.
+// commit(), it leaves nothing behind and an existing file untouched. A device or pipe (/dev/stdout) is written
+// directly.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);

@@ -1,7 +1,7 @@
-// safetensors: eight bytes of header length, a JSON header, one buffer of numbers. Reading is strict: every file that is
-// not exactly what the format says is an Error that names file, tensor, found and expected.
-// Source: https://github.com/huggingface/safetensors (README, safetensors/src/tensor.rs); sharded folders as diffusers
-// writes them (models/modeling_utils.py, utils/hub_utils.py).
+// safetensors: eight bytes of header length, a JSON header, one buffer of numbers. Reading is strict: every file that
+// is not exactly what the format says is an Error that names file, tensor, found and expected. Source:
+// https://github.com/huggingface/safetensors (README, safetensors/src/tensor.rs); sharded folders as diffusers writes
+// them (models/modeling_utils.py, utils/hub_utils.py).
 #pragma once
 
 #include <cstddef>
@@ -38,7 +38,8 @@ class SafetensorsFile {
   const TensorInfo& info(std::string_view name) const;
   // A read-only view that keeps the mapping alive; a copy only where the file's numbers are misaligned.
   Tensor tensor(std::string_view name) const;
-  // Lets the tensor's pages leave the resident set, once its numbers have been packed or copied. They can be read again.
+  // Lets the tensor's pages leave the resident set, once its numbers have been packed or copied. They can be read
+  // again.
   void drop_pages(std::string_view name) const;
   const SafetensorsMetadata& metadata() const;
 
@@ -49,7 +50,8 @@ class SafetensorsFile {
 };
 
 // The weights of a model folder, in one file or in shards, behind the interface of one file.
-//   BASE[.VARIANT].safetensors, or BASE.safetensors.index[.VARIANT].json beside BASE[.VARIANT]-00001-of-0000N.safetensors
+//   BASE[.VARIANT].safetensors, or BASE.safetensors.index[.VARIANT].json beside
+//   BASE[.VARIANT]-00001-of-0000N.safetensors
 // An index wins over a single file, as in diffusers.
 class SafetensorsSet {
  public:
