@@ -1,0 +1,99 @@
+// The instruction set in use, the cap RAEDIT_FORCE_ISA on it, and the processor features that Highway does not know.
+// Source of the feature bits: Intel SDM volume 2, CPUID leaf 7 sub-leaf 1.
+#include "backend/cpu/isa.h"
+
+#include "backend/cpu/cpu_kernels.h"
+#include "backend/cpu/targets.h"
+#include "core/check.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/isa.cpp"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace raedit::backend::cpu {
+namespace HWY_NAMESPACE {
+
+// Compiled once per target like every kernel, so it reports what the kernels' dispatch really picks.
+int64_t current_target() {
+  return HWY_TARGET;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace raedit::backend::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+#include <cpuid.h>
+
+#include <cstdlib>
+#include <string_view>
+
+namespace raedit::backend::cpu {
+
+HWY_EXPORT(current_target);
+
+namespace {
+
+IsaCap read_cap() {
+  const char* text = std::getenv("RAEDIT_FORCE_ISA");
+  if (text == nullptr || *text == '\0') return IsaCap::amx;
+  const std::string_view value = text;
+  if (value == "sse2") return IsaCap::sse2;
+  if (value == "avx2") return IsaCap::avx2;
+  if (value == "avx512") return IsaCap::avx512;
+  if (value == "amx") return IsaCap::amx;
+  raise({.code = ErrorCode::invalid_argument,
+         .what = "unknown instruction set",
+         .where = "environment variable RAEDIT_FORCE_ISA",
+         .found = std::string(value),
+         .expected = "sse2, avx2, avx512 or amx",
+         .hint = "unset the variable to use the best one of this machine"});
+}
+
+IsaCap apply_cap() {
+  const IsaCap cap = read_cap();
+  int64_t disabled = 0;
+  if (cap < IsaCap::avx512) disabled |= HWY_AVX3 | HWY_AVX3_DL;
+  if (cap < IsaCap::avx2) disabled |= HWY_AVX2;
+  // Also forgets the target chosen so far, which all dispatch tables of the process share.
+  if (disabled != 0) hwy::DisableTargets(disabled);
+  return cap;
+}
+
+}  // namespace
+
+IsaCap isa_cap() {
+  static const IsaCap cap = apply_cap();
+  return cap;
+}
+
+void ensure_isa() {
+  isa_cap();
+}
+
+std::string isa_name() {
+  ensure_isa();
+  switch (HWY_DYNAMIC_DISPATCH(current_target)()) {
+    case HWY_AVX3: return "avx512";
+    case HWY_AVX2: return "avx2";
+    default: return "sse2";
+  }
+}
+
+bool has_avx512_bf16() {
+  static const bool present = [] {
+    ensure_isa();
+    // Highway's bit stands for the instructions, the system's saving of the registers, and the cap.
+    if ((hwy::SupportedTargets() & HWY_AVX3) == 0) return false;
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 5)) != 0;
+  }();
+  return present;
+}
+
+}  // namespace raedit::backend::cpu
+
+#endif  // HWY_ONCE
