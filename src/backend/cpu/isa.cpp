@@ -58,8 +58,12 @@ IsaCap apply_cap() {
   int64_t disabled = 0;
   if (cap < IsaCap::avx512) disabled |= HWY_AVX3 | HWY_AVX3_DL;
   if (cap < IsaCap::avx2) disabled |= HWY_AVX2;
-  // Also forgets the target chosen so far, which all dispatch tables of the process share.
-  if (disabled != 0) hwy::DisableTargets(disabled);
+  if (disabled != 0) {
+    hwy::DisableTargets(disabled);
+    // All dispatch tables of the process share the chosen target. It is set here and not left to the first dispatch,
+    // because hwy::SupportedTargets() itself leaves the uncapped target chosen.
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
   return cap;
 }
 
@@ -85,9 +89,8 @@ std::string isa_name() {
 
 bool has_avx512_bf16() {
   static const bool present = [] {
-    ensure_isa();
-    // Highway's bit stands for the instructions, the system's saving of the registers, and the cap.
-    if ((hwy::SupportedTargets() & HWY_AVX3) == 0) return false;
+    // The name stands for the other AVX-512 instructions, the system's saving of the registers, and the cap.
+    if (isa_name() != "avx512") return false;
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 5)) != 0;
   }();
