@@ -17,7 +17,8 @@ class RAEDIT_API Shape {
 
   Shape() = default;
   Shape(std::initializer_list<int64_t> dims) : Shape(std::span<const int64_t>(dims.begin(), dims.size())) {}
-  // Throws Error(unsupported) for more than kMaxRank dimensions, Error(invalid_argument) for negative ones.
+  // Throws Error(unsupported) for more than kMaxRank dimensions, Error(invalid_argument) for negative ones
+  // other than -1, which stands for "whatever is left" in Tensor::reshape and is an error everywhere else.
   explicit Shape(std::span<const int64_t> dims);
 
   int rank() const { return rank_; }

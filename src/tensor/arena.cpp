@@ -1,0 +1,153 @@
+// Free blocks are kept by size and, within a size, in the order of their creation: the oldest is taken first. What is
+// handed out then depends only on which blocks are free, never on the order in which they were freed, so a step that
+// begins like the last one gets the last one's addresses. A last-in-first-out list would swap them every time.
+#include "tensor/arena.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "core/check.h"
+#include "core/text.h"
+#include "tensor/memory.h"
+
+namespace raedit {
+
+namespace {
+
+// 64-byte steps for small blocks, pages for large ones: the waste stays below 2% where it matters.
+size_t block_size(size_t bytes) {
+  constexpr size_t kFine = 64, kPage = 4096;
+  const size_t step = bytes <= kPage ? kFine : kPage;
+  return std::max(kFine, (bytes + step - 1) / step * step);
+}
+
+}  // namespace
+
+struct Arena::Pool {
+  struct Block {
+    std::byte* data;
+    uint64_t last_use;
+  };
+  using Blocks = std::map<uint64_t, Block>;  // by number of creation
+
+  // What a lent block has to remember to come home.
+  struct Loan {
+    std::byte* data;
+    size_t size;
+    uint64_t number;
+  };
+
+  std::mutex mutex;
+  std::map<size_t, Blocks> free;
+  size_t in_use = 0, peak = 0, reserved = 0;
+  uint64_t blocks_made = 0, clock = 0;
+
+  ~Pool() { release_all(); }
+
+  Loan take(size_t size) {
+    const std::lock_guard lock(mutex);
+    auto found = free.lower_bound(size);
+    const bool fits = found != free.end() && found->first <= size + size / 4;
+    const Loan loan = fits ? reuse(found) : make(size);
+    in_use += loan.size;
+    peak = std::max(peak, in_use);
+    return loan;
+  }
+
+  void give_back(const Loan& loan) {
+    const std::lock_guard lock(mutex);
+    in_use -= loan.size;
+    free[loan.size].emplace(loan.number, Block{loan.data, ++clock});
+  }
+
+  Loan reuse(std::map<size_t, Blocks>::iterator sized) {
+    const auto oldest = sized->second.begin();
+    const Loan loan{oldest->second.data, sized->first, oldest->first};
+    sized->second.erase(oldest);
+    if (sized->second.empty()) free.erase(sized);
+    return loan;
+  }
+
+  // Only a miss can grow the pool, so only here must it be kept from piling up blocks of sizes that nobody wants any
+  // more. A step that fits what is there never comes by.
+  Loan make(size_t size) {
+    const size_t limit = 2 * std::max(peak, in_use + size);
+    while (reserved + size > limit && !free.empty()) release_least_recent();
+    std::byte* data = allocate_block(size);
+    if (data == nullptr) {
+      release_all();
+      data = allocate_block(size);
+    }
+    RAEDIT_CHECK(data != nullptr, {.code = ErrorCode::out_of_memory,
+                                   .what = fmt::format("cannot allocate {}", human_bytes(size)),
+                                   .found = fmt::format("{} in use already", human_bytes(in_use))});
+    reserved += size;
+    return {data, size, blocks_made++};
+  }
+
+  void release_least_recent() {
+    auto sized = free.end();
+    Blocks::iterator victim;
+    for (auto s = free.begin(); s != free.end(); ++s)
+      for (auto b = s->second.begin(); b != s->second.end(); ++b)
+        if (sized == free.end() || b->second.last_use < victim->second.last_use) {
+          sized = s;
+          victim = b;
+        }
+    free_block(victim->second.data, sized->first);
+    reserved -= sized->first;
+    sized->second.erase(victim);
+    if (sized->second.empty()) free.erase(sized);
+  }
+
+  void release_all() {
+    for (const auto& [size, blocks] : free)
+      for (const auto& [number, block] : blocks) {
+        free_block(block.data, size);
+        reserved -= size;
+      }
+    free.clear();
+  }
+};
+
+Arena::Arena() : pool_(std::make_shared<Pool>()) {}
+Arena::~Arena() = default;
+
+std::shared_ptr<Storage> Arena::allocate(size_t bytes) {
+  RAEDIT_CHECK(bytes < SIZE_MAX / 4,
+               {.code = ErrorCode::out_of_memory, .what = fmt::format("cannot allocate {}", human_bytes(bytes))});
+  const Pool::Loan loan = pool_->take(block_size(bytes));
+  return std::make_shared<Storage>(loan.data, bytes,
+                                   [pool = pool_, loan](std::byte*, size_t) { pool->give_back(loan); });
+}
+
+size_t Arena::bytes_in_use() const {
+  const std::lock_guard lock(pool_->mutex);
+  return pool_->in_use;
+}
+
+size_t Arena::peak_bytes() const {
+  const std::lock_guard lock(pool_->mutex);
+  return pool_->peak;
+}
+
+size_t Arena::reserved_bytes() const {
+  const std::lock_guard lock(pool_->mutex);
+  return pool_->reserved;
+}
+
+void Arena::reset_peak() {
+  const std::lock_guard lock(pool_->mutex);
+  pool_->peak = pool_->in_use;
+}
+
+void Arena::release_unused() {
+  const std::lock_guard lock(pool_->mutex);
+  pool_->release_all();
+}
+
+}  // namespace raedit

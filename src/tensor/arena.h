@@ -1,0 +1,36 @@
+// Arena: a caching allocator for the activations of one Context. Blocks go back to the arena, not to the system, and
+// the same sequence of allocations and frees gets the same addresses again, step after step.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "raedit/tensor.h"
+
+namespace raedit {
+
+// Safe to use from several threads. Blocks keep what they need of the arena alive, so tensors may outlive it.
+class RAEDIT_API Arena {
+ public:
+  Arena();
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  // 64-byte aligned, uninitialised, with a fresh id; from 2 MiB on aligned to huge pages. Throws Error(out_of_memory).
+  std::shared_ptr<Storage> allocate(size_t bytes);
+
+  // Bytes in blocks that are lent out, the highest they have been, and bytes held from the system altogether.
+  size_t bytes_in_use() const;
+  size_t peak_bytes() const;
+  size_t reserved_bytes() const;
+
+  void reset_peak();      // peak_bytes() counts from now on
+  void release_unused();  // gives every free block back to the system
+
+ private:
+  struct Pool;
+  std::shared_ptr<Pool> pool_;
+};
+
+}  // namespace raedit

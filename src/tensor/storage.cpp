@@ -1,0 +1,71 @@
+// Storage and the host memory under it. Large blocks come from mmap: they go back to the system when freed, whatever
+// malloc's thresholds are, and their alignment lets the kernel back them with huge pages.
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <utility>
+
+#include "core/check.h"
+#include "core/text.h"
+#include "raedit/tensor.h"
+#include "tensor/memory.h"
+
+namespace raedit {
+
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kPage = size_t{4} << 10;
+constexpr size_t kHugePage = size_t{2} << 20;
+
+size_t round_to_page(size_t bytes) {
+  return (bytes + kPage - 1) / kPage * kPage;
+}
+
+std::byte* map_huge(size_t bytes) noexcept {
+  const size_t mapped = bytes + kHugePage;
+  void* start = ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (start == MAP_FAILED) return nullptr;
+  auto* base = static_cast<std::byte*>(start);
+  const size_t head = (kHugePage - reinterpret_cast<uintptr_t>(base) % kHugePage) % kHugePage;
+  if (head != 0) ::munmap(base, head);
+  if (head != kHugePage) ::munmap(base + head + bytes, kHugePage - head);
+  (void)::madvise(base + head, bytes, MADV_HUGEPAGE);  // only a wish: kernels without huge pages refuse it
+  return base + head;
+}
+
+}  // namespace
+
+std::byte* allocate_block(size_t bytes) noexcept {
+  if (bytes > SIZE_MAX / 2) return nullptr;
+  if (bytes >= kHugePage) return map_huge(round_to_page(bytes));
+  return static_cast<std::byte*>(std::aligned_alloc(kAlignment, bytes));
+}
+
+void free_block(std::byte* data, size_t bytes) noexcept {
+  if (bytes >= kHugePage)
+    ::munmap(data, round_to_page(bytes));
+  else
+    std::free(data);
+}
+
+Storage::Storage(std::byte* data, size_t bytes, Release release, bool read_only)
+    : data_(data), bytes_(bytes), release_(std::move(release)), read_only_(read_only) {
+  static std::atomic<uint64_t> next_id{1};
+  id_ = next_id.fetch_add(1, std::memory_order_relaxed);
+}
+
+Storage::~Storage() {
+  if (release_) release_(data_, bytes_);
+}
+
+std::shared_ptr<Storage> Storage::allocate(size_t bytes) {
+  const size_t rounded = bytes == 0 ? kAlignment : (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  std::byte* data = rounded < bytes ? nullptr : allocate_block(rounded);
+  RAEDIT_CHECK(data != nullptr,
+               {.code = ErrorCode::out_of_memory, .what = fmt::format("cannot allocate {}", human_bytes(bytes))});
+  return std::make_shared<Storage>(data, bytes, [rounded](std::byte* block, size_t) { free_block(block, rounded); });
+}
+
+}  // namespace raedit
