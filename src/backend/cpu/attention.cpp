@@ -1,0 +1,219 @@
+// softmax(q k^T * scale) v, one head of one picture at a time, on the tiles of the matrix product: keys and values are
+// packed like weights, scores of a few query rows stay in the first-level cache, and no row depends on another.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/attention.cpp"
+#include "backend/cpu/targets.h"
+// After targets.h: foreach_target includes this file again for each instruction set.
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "backend/cpu/cpu_kernels.h"
+#include "backend/cpu/gemm.h"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+#include "backend/cpu/gemm_tile-inl.h"
+#include "hwy/contrib/math/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace raedit::backend::cpu::HWY_NAMESPACE {
+
+// row[i] = exp(row[i] * scale - max) / sum, i < n; row[n..padded) = 0. `padded` is a multiple of 16.
+// Lanes are summed in a fixed pattern of 16 partial sums, whatever the vector width.
+void softmax_row(float* HWY_RESTRICT row, int64_t n, int64_t padded, float scale) {
+  const TileTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  float max = row[0];
+  for (int64_t i = 1; i < n; ++i) max = std::max(max, row[i]);
+  std::fill(row + n, row + padded, max);
+  const auto vmax = hn::Set(d, max * scale);
+  const auto vscale = hn::Set(d, scale);
+  for (int64_t i = 0; i < padded; i += lanes)
+    hn::StoreU(hn::Exp(d, hn::Sub(hn::Mul(hn::LoadU(d, row + i), vscale), vmax)), d, row + i);
+  std::fill(row + n, row + padded, 0.0f);
+  float partial[kPanel] = {};
+  for (int64_t i = 0; i < padded; ++i) partial[i % kPanel] += row[i];
+  float sum = 0.0f;
+  for (const float p : partial) sum += p;
+  const auto inverse = hn::Set(d, 1.0f / sum);
+  for (int64_t i = 0; i < padded; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, row + i), inverse), d, row + i);
+}
+
+}  // namespace raedit::backend::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace raedit::backend::cpu {
+
+HWY_EXPORT(softmax_row);
+
+namespace {
+
+// Element (row, column) of one head, as float32.
+struct Head {
+  const Tensor& tensor;
+  int64_t offset;
+  int64_t stride;
+
+  Head(const Tensor& t, int64_t b, int64_t h) : tensor(t), offset(b * t.stride(0) + h * t.stride(2)), stride(t.stride(1)) {}
+
+  void row(int64_t i, int64_t width, float* out) const {
+    const int64_t at = offset + i * stride;
+    if (tensor.dtype() == DType::bfloat16) {
+      const bfloat16* from = tensor.data<bfloat16>() + at;
+      for (int64_t c = 0; c < width; ++c) out[c] = static_cast<float>(from[c]);
+    } else {
+      std::copy_n(tensor.data<float>() + at, width, out);
+    }
+  }
+};
+
+// What one thread needs for one head; sizes in elements of float32.
+struct Workspace {
+  int64_t n, nk, dh;
+  int64_t padded_keys;   // nk up to a whole tile
+  int64_t padded_width;  // dh up to a whole tile
+  std::vector<float> q, row, keys, values, scores, sums;
+
+  Workspace(int64_t queries, int64_t key_count, int64_t width)
+      : n(queries), nk(key_count), dh(width), padded_keys(round_up(key_count, kTileColumns)),
+        padded_width(round_up(width, kTileColumns)), q(static_cast<size_t>(kTileRows * width)),
+        row(static_cast<size_t>(width)), keys(static_cast<size_t>(padded_keys * width)),
+        values(static_cast<size_t>(padded_width * key_count)), scores(static_cast<size_t>(kTileRows * padded_keys)),
+        sums(static_cast<size_t>(kTileRows * kTileColumns)) {}
+
+  // keys: panels of 16 keys, [Dh][16] each. values: panels of 16 channels, [Nk][16] each.
+  void pack(const Head& k, const Head& v) {
+    for (int64_t j = 0; j < nk; ++j) {
+      k.row(j, dh, row.data());
+      float* panel = keys.data() + j / kPanel * kPanel * dh + j % kPanel;
+      for (int64_t c = 0; c < dh; ++c) panel[c * kPanel] = row[static_cast<size_t>(c)];
+      v.row(j, dh, row.data());
+      for (int64_t c = 0; c < dh; ++c)
+        values[static_cast<size_t>(c / kPanel * kPanel * nk + j * kPanel + c % kPanel)] = row[static_cast<size_t>(c)];
+    }
+  }
+
+  // scores[rows][padded_keys] = softmax(q k^T * scale)
+  void probabilities(const Head& query, int64_t first, int64_t rows, float scale) {
+    for (int64_t r = 0; r < rows; ++r) query.row(first + r, dh, q.data() + r * dh);
+    for (int64_t j = 0; j < padded_keys; j += kTileColumns) {
+      tile_f32(rows, q.data(), dh, keys.data() + j * dh, kPanel * dh, dh, sums.data(), false);
+      for (int64_t r = 0; r < rows; ++r)
+        std::copy_n(sums.data() + r * kTileColumns, kTileColumns, scores.data() + r * padded_keys + j);
+    }
+    for (int64_t r = 0; r < rows; ++r)
+      HWY_DYNAMIC_DISPATCH(softmax_row)(scores.data() + r * padded_keys, nk, padded_keys, scale);
+  }
+
+  void weighted_values(int64_t first, int64_t rows, const Tensor& out, int64_t b, int64_t h) {
+    const int64_t at = b * out.stride(0) + first * out.stride(1) + h * out.stride(2);
+    for (int64_t c = 0; c < dh; c += kTileColumns) {
+      for (int64_t j = 0; j < nk; j += kBlockK)
+        tile_f32(rows, scores.data() + j, padded_keys, values.data() + c * nk + j * kPanel, kPanel * nk,
+                 std::min(kBlockK, nk - j), sums.data(), j != 0);
+      const auto size = static_cast<int64_t>(size_of(out.dtype()));
+      store_tile(sums.data(), rows, std::min(kTileColumns, dh - c), nullptr, out.raw() + (at + c) * size, out.stride(1),
+                 out.dtype());
+    }
+  }
+};
+
+}  // namespace
+
+void CpuKernels::attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out) const {
+  const int64_t n = q.dim(1);
+  const int64_t heads = q.dim(2);
+  // Few heads: queries are cut too, so that every thread has work. Rows do not notice.
+  const int64_t head_count = q.dim(0) * heads;
+  const int64_t cuts = head_count % threads_ == 0 || head_count >= 8 * threads_ ? 1 : threads_;
+  const int64_t rows_per_cut = round_up((n + cuts - 1) / cuts, kTileRows);
+#pragma omp parallel num_threads(threads_)
+  {
+    Workspace work(n, k.dim(1), q.dim(3));
+#pragma omp for schedule(static)
+    for (int64_t item = 0; item < head_count * cuts; ++item) {
+      const int64_t b = item / cuts / heads;
+      const int64_t h = item / cuts % heads;
+      work.pack(Head(k, b, h), Head(v, b, h));
+      const int64_t end = std::min(n, (item % cuts + 1) * rows_per_cut);
+      for (int64_t i = item % cuts * rows_per_cut; i < end; i += kTileRows) {
+        const int64_t rows = std::min(kTileRows, end - i);
+        work.probabilities(Head(q, b, h), i, rows, scale);
+        work.weighted_values(i, rows, out, b, h);
+      }
+    }
+  }
+}
+
+// p = softmax(s), o = p v:  dv = p^T do,  dp = do v^T,  ds = p * (dp - sum_j dp_j p_j),  dq = ds k * scale,
+// dk = ds^T q * scale. Plain loops in float32: one thread owns a head, so sums have one order.
+void CpuKernels::attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
+                                    const Tensor& dq, const Tensor& dk, const Tensor& dv) const {
+  const int64_t n = q.dim(1);
+  const int64_t nk = k.dim(1);
+  const int64_t heads = q.dim(2);
+  const int64_t dh = q.dim(3);
+  const auto width = static_cast<size_t>(dh);
+#pragma omp parallel num_threads(threads_)
+  {
+    Workspace work(n, nk, dh);
+    std::vector<float> keys(static_cast<size_t>(nk) * width), values(keys.size());
+    std::vector<float> dkeys(keys.size()), dvalues(keys.size()), ds(static_cast<size_t>(nk)), drow(width), query(width),
+        dquery(width);
+#pragma omp for schedule(static)
+    for (int64_t item = 0; item < q.dim(0) * heads; ++item) {
+      const int64_t b = item / heads;
+      const int64_t h = item % heads;
+      const Head kh(k, b, h), vh(v, b, h), qh(q, b, h), doh(dout, b, h);
+      work.pack(kh, vh);
+      for (int64_t j = 0; j < nk; ++j) {
+        kh.row(j, dh, keys.data() + j * dh);
+        vh.row(j, dh, values.data() + j * dh);
+      }
+      std::fill(dkeys.begin(), dkeys.end(), 0.0f);
+      std::fill(dvalues.begin(), dvalues.end(), 0.0f);
+      for (int64_t i = 0; i < n; ++i) {
+        work.probabilities(qh, i, 1, scale);
+        const float* p = work.scores.data();
+        doh.row(i, dh, drow.data());
+        qh.row(i, dh, query.data());
+        float weighted = 0.0f;
+        for (int64_t j = 0; j < nk; ++j) {
+          float dot = 0.0f;
+          for (int64_t c = 0; c < dh; ++c) {
+            dot += drow[static_cast<size_t>(c)] * values[static_cast<size_t>(j * dh + c)];
+            dvalues[static_cast<size_t>(j * dh + c)] += p[j] * drow[static_cast<size_t>(c)];
+          }
+          ds[static_cast<size_t>(j)] = dot;
+          weighted += dot * p[j];
+        }
+        std::fill(dquery.begin(), dquery.end(), 0.0f);
+        for (int64_t j = 0; j < nk; ++j) {
+          const float s = p[j] * (ds[static_cast<size_t>(j)] - weighted) * scale;
+          for (int64_t c = 0; c < dh; ++c) {
+            dquery[static_cast<size_t>(c)] += s * keys[static_cast<size_t>(j * dh + c)];
+            dkeys[static_cast<size_t>(j * dh + c)] += s * query[static_cast<size_t>(c)];
+          }
+        }
+        if (dq.defined()) {
+          float* to = dq.data<float>() + b * dq.stride(0) + i * dq.stride(1) + h * dq.stride(2);
+          for (int64_t c = 0; c < dh; ++c) to[c] += dquery[static_cast<size_t>(c)];
+        }
+      }
+      for (int64_t j = 0; j < nk; ++j) {
+        for (int64_t c = 0; c < dh; ++c) {
+          const auto at = static_cast<size_t>(j * dh + c);
+          if (dk.defined()) dk.data<float>()[b * dk.stride(0) + j * dk.stride(1) + h * dk.stride(2) + c] += dkeys[at];
+          if (dv.defined()) dv.data<float>()[b * dv.stride(0) + j * dv.stride(1) + h * dv.stride(2) + c] += dvalues[at];
+        }
+      }
+    }
+  }
+}
+
+}  // namespace raedit::backend::cpu
+#endif  // HWY_ONCE

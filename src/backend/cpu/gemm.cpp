@@ -1,0 +1,208 @@
+// Packing, linear and matmul: who computes which tile. The tiles themselves are in gemm_tile*.cpp.
+#include "backend/cpu/gemm.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cpu/cpu_kernels.h"
+#include "backend/cpu/isa.h"
+
+namespace raedit::backend::cpu {
+namespace {
+
+// Rows whose partial sums a thread keeps at once: 264 x 64 floats are 66 KiB, well inside an L2.
+constexpr int64_t kMaxBlockRows = 264;
+
+// One unit of work: a group of 64 columns and a run of rows.
+struct Partition {
+  int64_t groups;
+  int64_t row_blocks;
+  int64_t block_rows;
+
+  // Blocks shrink until every thread has a few: the result does not depend on where the cuts are.
+  Partition(int64_t m, int64_t n, int threads) : groups((n + kTileColumns - 1) / kTileColumns) {
+    row_blocks = (m + kMaxBlockRows - 1) / kMaxBlockRows;
+    const int64_t most_blocks = (m + kTileRows - 1) / kTileRows;
+    while (threads > 1 && groups * row_blocks < 4 * threads && row_blocks < most_blocks) ++row_blocks;
+    block_rows = round_up((m + row_blocks - 1) / row_blocks, kTileRows);
+    row_blocks = (m + block_rows - 1) / block_rows;
+  }
+  int64_t items() const { return groups * row_blocks; }
+};
+
+// Widens `count` bfloat16 values and pads with one zero when odd.
+void widen(const bfloat16* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(from[i]);
+  if (count % 2 != 0) to[count] = 0.0f;
+}
+
+// The three ways to fill a thread's partial sums [rows][64] for one group of columns.
+struct F32Source {
+  const float* x;
+  int64_t lda;
+
+  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums, std::vector<float>&) const {
+    const int64_t stride = w.panel_stride();
+    const float* panels = w.panels<float>() + group * (kTileColumns / kPanel) * stride;
+    for (int64_t k = 0; k < w.k; k += kBlockK) {
+      const int64_t depth = std::min(kBlockK, w.k - k);
+      for (int64_t r = 0; r < rows; r += kTileRows)
+        tile_f32(std::min(kTileRows, rows - r), x + (row + r) * lda + k, lda, panels + k * kPanel, stride, depth,
+                 sums + r * kTileColumns, k != 0);
+    }
+  }
+};
+
+struct Bf16WideSource {
+  const bfloat16* x;
+  int64_t lda;
+
+  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums,
+            std::vector<float>& scratch) const {
+    const int64_t stride = w.panel_stride();
+    const uint16_t* panels = w.panels<uint16_t>() + group * (kTileColumns / kPanel) * stride;
+    scratch.resize(static_cast<size_t>(kTileRows * kBlockK));
+    for (int64_t k = 0; k < w.k; k += kBlockK) {
+      const int64_t depth = std::min(kBlockK, w.k - k);
+      for (int64_t r = 0; r < rows; r += kTileRows) {
+        const int64_t tile_rows = std::min(kTileRows, rows - r);
+        for (int64_t i = 0; i < tile_rows; ++i)
+          widen(x + (row + r + i) * lda + k, depth, scratch.data() + i * kBlockK);
+        tile_bf16_wide(tile_rows, scratch.data(), kBlockK, panels + k * kPanel, stride, (depth + 1) / 2,
+                       sums + r * kTileColumns, k != 0);
+      }
+    }
+  }
+};
+
+struct Bf16DotSource {
+  const bfloat16* x;  // an even number of values a row
+  int64_t lda;
+
+  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums, std::vector<float>&) const {
+    const int64_t stride = w.panel_stride();
+    const uint16_t* panels = w.panels<uint16_t>() + group * (kTileColumns / kPanel) * stride;
+    constexpr int64_t kBlock = 2 * kBlockK;
+    for (int64_t k = 0; k < w.k; k += kBlock) {
+      const int64_t depth = (std::min(kBlock, w.k - k) + 1) / 2;
+      for (int64_t r = 0; r < rows; r += kTileRows)
+        tile_bf16_dot(std::min(kTileRows, rows - r), reinterpret_cast<const uint16_t*>(x + (row + r) * lda + k), lda,
+                      panels + k * kPanel, stride, depth, sums + r * kTileColumns, k != 0);
+    }
+  }
+};
+
+template <class Source>
+void run(const Source& source, int64_t m, const CpuPackedMatrix& w, const float* bias, const Tensor& out, int threads) {
+  const Partition parts(m, w.n, threads);
+  const int64_t out_stride = out.stride(0);
+  const auto out_size = static_cast<int64_t>(size_of(out.dtype()));
+  const int team = static_cast<int>(std::min<int64_t>(threads, parts.items()));
+#pragma omp parallel num_threads(team)
+  {
+    const int64_t thread = omp_get_thread_num();
+    const int64_t count = omp_get_num_threads();
+    std::vector<float> sums(static_cast<size_t>(parts.block_rows * kTileColumns));
+    std::vector<float> scratch;
+    // Consecutive items share their columns, so a thread streams each panel from memory once.
+    for (int64_t item = parts.items() * thread / count; item < parts.items() * (thread + 1) / count; ++item) {
+      const int64_t group = item / parts.row_blocks;
+      const int64_t row = item % parts.row_blocks * parts.block_rows;
+      const int64_t rows = std::min(parts.block_rows, m - row);
+      source.fill(w, group, row, rows, sums.data(), scratch);
+      const int64_t column = group * kTileColumns;
+      store_tile(sums.data(), rows, std::min(kTileColumns, w.n - column), bias ? bias + column : nullptr,
+                 out.raw() + (row * out_stride + column) * out_size, out_stride, out.dtype());
+    }
+  }
+}
+
+template <class From, class To>
+void pack_panels(const Tensor& weight, CpuPackedMatrix& packed) {
+  const int64_t n = packed.n;
+  const int64_t k = packed.k;
+  const int64_t row_stride = weight.stride(0);
+  const int64_t column_stride = weight.stride(1);
+  const From* from = weight.data<From>();
+  To* to = reinterpret_cast<To*>(packed.storage->data());
+  const int64_t panel_stride = packed.panel_stride();
+  constexpr int64_t kGroup = sizeof(To) == 2 ? 2 : 1;  // neighbours in k that stand together
+  for (int64_t p = 0; p < round_up(n, kTileColumns) / kPanel; ++p) {
+    To* panel = to + p * panel_stride;
+    for (int64_t c = 0; c < kPanel; ++c) {
+      const int64_t row = p * kPanel + c;
+      for (int64_t i = 0; i < panel_stride / kPanel; ++i) {
+        const bool inside = row < n && i < k;
+        const float value = inside ? static_cast<float>(from[row * row_stride + i * column_stride]) : 0.0f;
+        panel[i / kGroup * kGroup * kPanel + c * kGroup + i % kGroup] = static_cast<To>(value);
+      }
+    }
+  }
+}
+
+template <class To>
+void pack_from(const Tensor& weight, CpuPackedMatrix& packed) {
+  switch (weight.dtype()) {
+    case DType::float32: return pack_panels<float, To>(weight, packed);
+    case DType::bfloat16: return pack_panels<bfloat16, To>(weight, packed);
+    case DType::float16: return pack_panels<float16, To>(weight, packed);
+    default: return pack_panels<float, To>(weight.to(DType::float32), packed);
+  }
+}
+
+// Rows of an odd number of bfloat16 values, each padded with a zero: the dot product reads pairs.
+Tensor pad_to_pairs(const Tensor& x) {
+  const int64_t m = x.dim(0);
+  const int64_t k = x.dim(1);
+  Tensor padded = Tensor::zeros({m, k + 1}, DType::bfloat16);
+  for (int64_t i = 0; i < m; ++i)
+    std::memcpy(padded.data<bfloat16>() + i * (k + 1), x.data<bfloat16>() + i * x.stride(0),
+                static_cast<size_t>(k) * sizeof(bfloat16));
+  return padded;
+}
+
+}  // namespace
+
+std::shared_ptr<const PackedMatrix> CpuKernels::pack(const Tensor& weight, DType compute) const {
+  auto packed = std::make_shared<CpuPackedMatrix>();
+  packed->n = weight.dim(0);
+  packed->k = weight.dim(1);
+  packed->dtype = compute;
+  const int64_t elements = round_up(packed->n, kTileColumns) / kPanel * packed->panel_stride();
+  packed->storage = Storage::allocate(static_cast<size_t>(elements) * size_of(compute));
+  if (compute == DType::bfloat16)
+    pack_from<bfloat16>(weight, *packed);
+  else
+    pack_from<float>(weight, *packed);
+  return packed;
+}
+
+void CpuKernels::linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
+                        const Tensor& out) const {
+  const auto& w = static_cast<const CpuPackedMatrix&>(weight);
+  const int64_t m = x.dim(0);
+  if (m == 0) return;
+  const float* b = bias.defined() ? bias.data<float>() : nullptr;
+  if (w.dtype == DType::float32) {
+    run(F32Source{x.data<float>(), x.stride(0)}, m, w, b, out, threads_);
+  } else if (has_avx512_bf16()) {
+    const Tensor pairs = w.k % 2 == 0 ? x : pad_to_pairs(x);
+    run(Bf16DotSource{pairs.data<bfloat16>(), pairs.stride(0)}, m, w, b, out, threads_);
+  } else {
+    run(Bf16WideSource{x.data<bfloat16>(), x.stride(0)}, m, w, b, out, threads_);
+  }
+  if (act != Activation::none) activation(act, out, out);
+}
+
+void CpuKernels::matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate) const {
+  const Tensor rows = a.to(DType::float32).contiguous();
+  const auto columns = pack(b.transpose(0, 1), DType::float32);
+  if (!accumulate) return linear(rows, *columns, Tensor(), Activation::none, out);
+  const Tensor product = Tensor::empty(out.shape(), DType::float32);
+  linear(rows, *columns, Tensor(), Activation::none, product);
+  this->accumulate(product, out);
+}
+
+}  // namespace raedit::backend::cpu

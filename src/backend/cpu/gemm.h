@@ -1,0 +1,52 @@
+// The matrix product of the CPU backend: x[M,K] * w[N,K]^T with w packed once.
+//
+// Packed layout, the same on every instruction set: panels of 16 output columns, padded with zeros to a multiple of 64.
+//   float32:  panel[k][16]
+//   bfloat16: panel[k/2][16][2], an odd K padded with one zero
+// A tile is up to 6 rows by 64 columns. K is cut into blocks of kBlockK; inside a block each output element is one
+// chain of multiply-adds in the order of k, and blocks are added in order. So an element depends on its row of x, its
+// row of w and the instruction set alone: never on M, on the tile it fell into or on the number of threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/kernels.h"
+
+namespace raedit::backend::cpu {
+
+inline constexpr int64_t kPanel = 16;
+inline constexpr int64_t kTileColumns = 64;
+inline constexpr int64_t kTileRows = 6;
+inline constexpr int64_t kBlockK = 512;  // a block of a tile's columns is 128 KiB of float32: half an L2 or less
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+class CpuPackedMatrix final : public PackedMatrix {
+ public:
+  std::shared_ptr<Storage> storage;
+  size_t nbytes() const override { return storage->bytes(); }
+  // Elements of one panel.
+  int64_t panel_stride() const { return kPanel * (dtype == DType::bfloat16 ? round_up(k, 2) : k); }
+  template <class T>
+  const T* panels() const {
+    return reinterpret_cast<const T*>(storage->data());
+  }
+};
+
+// c[rows][64] = (accumulate ? c : 0) + a[rows][depth] * panels[4][depth][16]. rows <= kTileRows.
+// lda and panel_stride in elements; depth counts k for float32 weights, pairs of k for bfloat16 ones.
+void tile_f32(int64_t rows, const float* a, int64_t lda, const float* panels, int64_t panel_stride, int64_t depth,
+              float* c, bool accumulate);
+// bfloat16 weights, a widened to float32: 2 * depth floats a row.
+void tile_bf16_wide(int64_t rows, const float* a, int64_t lda, const uint16_t* panels, int64_t panel_stride,
+                    int64_t depth, float* c, bool accumulate);
+// bfloat16 weights and a, only for machines with the AVX-512 dot product (isa.h).
+void tile_bf16_dot(int64_t rows, const uint16_t* a, int64_t lda, const uint16_t* panels, int64_t panel_stride,
+                   int64_t depth, float* c, bool accumulate);
+
+// out[r][0..columns) = c[r][0..columns) + bias; bias may be null. out is float32 or bfloat16 rows, out_stride elements.
+void store_tile(const float* c, int64_t rows, int64_t columns, const float* bias, void* out, int64_t out_stride,
+                DType out_dtype);
+
+}  // namespace raedit::backend::cpu

@@ -1,0 +1,64 @@
+#include "raedit/context.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "backend/device/device.h"
+#include "core/check.h"
+#include "tensor/arena.h"
+
+namespace raedit {
+
+struct Context::State {
+  ContextOptions options;
+  int threads = 1;
+  std::unique_ptr<backend::Kernels> kernels;
+  Arena arena;
+  Tape* tape = nullptr;
+};
+
+Context::Context(ContextOptions options) : state_(std::make_unique<State>()) {
+  constexpr int kMostThreads = 4096;
+  RAEDIT_CHECK(options.threads >= 0 && options.threads <= kMostThreads, {.code = ErrorCode::invalid_argument,
+                                                                        .what = "the number of threads is out of range",
+                                                                        .where = "threads",
+                                                                        .found = fmt::to_string(options.threads),
+                                                                        .expected = "1 to 4096, or 0 for all"});
+  state_->threads = options.threads == 0 ? available_threads() : options.threads;
+  state_->kernels = make_kernels(options.device, state_->threads);
+  state_->options = std::move(options);
+}
+
+Context::~Context() = default;
+Context::Context(Context&&) noexcept = default;
+Context& Context::operator=(Context&&) noexcept = default;
+
+Tensor Context::empty(const Shape& shape, DType dtype) {
+  const size_t bytes = static_cast<size_t>(shape.numel()) * size_of(dtype);
+  return Tensor(state_->arena.allocate(bytes), 0, shape, dtype);
+}
+
+Tensor Context::zeros(const Shape& shape, DType dtype) {
+  Tensor tensor = empty(shape, dtype);
+  std::memset(tensor.raw(), 0, tensor.nbytes());
+  return tensor;
+}
+
+const backend::Kernels& Context::kernels() const { return *state_->kernels; }
+Arena& Context::arena() { return state_->arena; }
+int Context::threads() const { return state_->threads; }
+std::string Context::description() const { return state_->kernels->description(); }
+Tape* Context::tape() const { return state_->tape; }
+void Context::set_tape(Tape* tape) { state_->tape = tape; }
+
+void Context::report(const Progress& progress) const {
+  if (state_->options.progress) state_->options.progress(progress);
+}
+
+void Context::throw_if_cancelled() const {
+  if (state_->options.cancel.cancelled())
+    raise({.code = ErrorCode::cancelled, .what = "cancelled by the caller"});
+}
+
+}  // namespace raedit
