@@ -39,6 +39,8 @@ std::string compose(const ErrorInfo& info) {
 
 Error::Error(ErrorInfo info) : std::runtime_error(compose(info)), info_(std::move(info)) {}
 
-void raise(ErrorInfo info) { throw Error(std::move(info)); }
+void raise(ErrorInfo info) {
+  throw Error(std::move(info));
+}
 
 }  // namespace raedit
