@@ -58,7 +58,8 @@ struct Head {
   int64_t offset;
   int64_t stride;
 
-  Head(const Tensor& t, int64_t b, int64_t h) : tensor(t), offset(b * t.stride(0) + h * t.stride(2)), stride(t.stride(1)) {}
+  Head(const Tensor& t, int64_t b, int64_t h)
+      : tensor(t), offset(b * t.stride(0) + h * t.stride(2)), stride(t.stride(1)) {}
 
   void row(int64_t i, int64_t width, float* out) const {
     const int64_t at = offset + i * stride;
@@ -79,10 +80,16 @@ struct Workspace {
   std::vector<float> q, row, keys, values, scores, sums;
 
   Workspace(int64_t queries, int64_t key_count, int64_t width)
-      : n(queries), nk(key_count), dh(width), padded_keys(round_up(key_count, kTileColumns)),
-        padded_width(round_up(width, kTileColumns)), q(static_cast<size_t>(kTileRows * width)),
-        row(static_cast<size_t>(width)), keys(static_cast<size_t>(padded_keys * width)),
-        values(static_cast<size_t>(padded_width * key_count)), scores(static_cast<size_t>(kTileRows * padded_keys)),
+      : n(queries),
+        nk(key_count),
+        dh(width),
+        padded_keys(round_up(key_count, kTileColumns)),
+        padded_width(round_up(width, kTileColumns)),
+        q(static_cast<size_t>(kTileRows * width)),
+        row(static_cast<size_t>(width)),
+        keys(static_cast<size_t>(padded_keys * width)),
+        values(static_cast<size_t>(padded_width * key_count)),
+        scores(static_cast<size_t>(kTileRows * padded_keys)),
         sums(static_cast<size_t>(kTileRows * kTileColumns)) {}
 
   // keys: panels of 16 keys, [Dh][16] each. values: panels of 16 channels, [Nk][16] each.

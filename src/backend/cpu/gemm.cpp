@@ -43,7 +43,8 @@ struct F32Source {
   const float* x;
   int64_t lda;
 
-  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums, std::vector<float>&) const {
+  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums,
+            std::vector<float>&) const {
     const int64_t stride = w.panel_stride();
     const float* panels = w.panels<float>() + group * (kTileColumns / kPanel) * stride;
     for (int64_t k = 0; k < w.k; k += kBlockK) {
@@ -68,8 +69,7 @@ struct Bf16WideSource {
       const int64_t depth = std::min(kBlockK, w.k - k);
       for (int64_t r = 0; r < rows; r += kTileRows) {
         const int64_t tile_rows = std::min(kTileRows, rows - r);
-        for (int64_t i = 0; i < tile_rows; ++i)
-          widen(x + (row + r + i) * lda + k, depth, scratch.data() + i * kBlockK);
+        for (int64_t i = 0; i < tile_rows; ++i) widen(x + (row + r + i) * lda + k, depth, scratch.data() + i * kBlockK);
         tile_bf16_wide(tile_rows, scratch.data(), kBlockK, panels + k * kPanel, stride, (depth + 1) / 2,
                        sums + r * kTileColumns, k != 0);
       }
@@ -81,7 +81,8 @@ struct Bf16DotSource {
   const bfloat16* x;  // an even number of values a row
   int64_t lda;
 
-  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums, std::vector<float>&) const {
+  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums,
+            std::vector<float>&) const {
     const int64_t stride = w.panel_stride();
     const uint16_t* panels = w.panels<uint16_t>() + group * (kTileColumns / kPanel) * stride;
     constexpr int64_t kBlock = 2 * kBlockK;

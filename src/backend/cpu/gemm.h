@@ -20,7 +20,9 @@ inline constexpr int64_t kTileColumns = 64;
 inline constexpr int64_t kTileRows = 6;
 inline constexpr int64_t kBlockK = 512;  // a block of a tile's columns is 128 KiB of float32: half an L2 or less
 
-inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+inline int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
 class CpuPackedMatrix final : public PackedMatrix {
  public:

@@ -20,8 +20,8 @@ inline constexpr int kPanelsAtOnce = kVectorsPerPanel == 1 ? 4 : 1;
 inline constexpr int kRowsAtOnce = kVectorsPerPanel <= 2 ? 6 : 3;
 
 template <int kRows, int kPanels>
-HWY_INLINE void store_accumulators(const hn::Vec<TileTag> (&acc)[kRows][kPanels * kVectorsPerPanel], float* HWY_RESTRICT c,
-                                   bool accumulate) {
+HWY_INLINE void store_accumulators(const hn::Vec<TileTag> (&acc)[kRows][kPanels * kVectorsPerPanel],
+                                   float* HWY_RESTRICT c, bool accumulate) {
   const TileTag d;
   const size_t lanes = hn::Lanes(d);
   for (int r = 0; r < kRows; ++r) {
@@ -85,24 +85,24 @@ HWY_INLINE void multiply_bf16(const float* HWY_RESTRICT a, int64_t lda, const ui
 }
 
 // Runs `multiply<rows, panels>` over a whole tile, in pieces that fit the register file.
-#define RAEDIT_DEFINE_TILE(name, multiply, element)                                                                   \
-  HWY_INLINE void name(int64_t rows, const float* a, int64_t lda, const element* panels, int64_t panel_stride,        \
-                       int64_t depth, float* c, bool accumulate) {                                                    \
-    for (int64_t p = 0; p < kTileColumns / kPanel; p += kPanelsAtOnce) {                                              \
-      const element* b = panels + p * panel_stride;                                                                   \
-      for (int64_t r = 0; r < rows; r += kRowsAtOnce) {                                                               \
-        const float* ar = a + r * lda;                                                                                \
-        float* cr = c + r * kTileColumns + p * kPanel;                                                                \
-        switch (rows - r < kRowsAtOnce ? rows - r : kRowsAtOnce) {                                                    \
-          case 1: multiply<1, kPanelsAtOnce>(ar, lda, b, panel_stride, depth, cr, accumulate); break;                 \
-          case 2: multiply<2, kPanelsAtOnce>(ar, lda, b, panel_stride, depth, cr, accumulate); break;                 \
-          case 3: multiply<3, kPanelsAtOnce>(ar, lda, b, panel_stride, depth, cr, accumulate); break;                 \
-          case 4: multiply<4, kPanelsAtOnce>(ar, lda, b, panel_stride, depth, cr, accumulate); break;                 \
-          case 5: multiply<5, kPanelsAtOnce>(ar, lda, b, panel_stride, depth, cr, accumulate); break;                 \
-          default: multiply<kRowsAtOnce, kPanelsAtOnce>(ar, lda, b, panel_stride, depth, cr, accumulate); break;                \
-        }                                                                                                             \
-      }                                                                                                               \
-    }                                                                                                                 \
+#define RAEDIT_DEFINE_TILE(name, multiply, element)                                                              \
+  HWY_INLINE void name(int64_t rows, const float* a, int64_t lda, const element* panels, int64_t panel_stride,   \
+                       int64_t depth, float* c, bool accumulate) {                                               \
+    for (int64_t p = 0; p < kTileColumns / kPanel; p += kPanelsAtOnce) {                                         \
+      const element* b = panels + p * panel_stride;                                                              \
+      for (int64_t r = 0; r < rows; r += kRowsAtOnce) {                                                          \
+        const float* ar = a + r * lda;                                                                           \
+        float* cr = c + r * kTileColumns + p * kPanel;                                                           \
+        switch (rows - r < kRowsAtOnce ? rows - r : kRowsAtOnce) {                                               \
+          case 1: multiply<1, kPanelsAtOnce>(ar, lda, b, panel_stride, depth, cr, accumulate); break;            \
+          case 2: multiply<2, kPanelsAtOnce>(ar, lda, b, panel_stride, depth, cr, accumulate); break;            \
+          case 3: multiply<3, kPanelsAtOnce>(ar, lda, b, panel_stride, depth, cr, accumulate); break;            \
+          case 4: multiply<4, kPanelsAtOnce>(ar, lda, b, panel_stride, depth, cr, accumulate); break;            \
+          case 5: multiply<5, kPanelsAtOnce>(ar, lda, b, panel_stride, depth, cr, accumulate); break;            \
+          default: multiply<kRowsAtOnce, kPanelsAtOnce>(ar, lda, b, panel_stride, depth, cr, accumulate); break; \
+        }                                                                                                        \
+      }                                                                                                          \
+    }                                                                                                            \
   }
 RAEDIT_DEFINE_TILE(multiply_tile_f32, multiply_f32, float)
 RAEDIT_DEFINE_TILE(multiply_tile_bf16, multiply_bf16, uint16_t)

@@ -20,11 +20,12 @@ struct Context::State {
 
 Context::Context(ContextOptions options) : state_(std::make_unique<State>()) {
   constexpr int kMostThreads = 4096;
-  RAEDIT_CHECK(options.threads >= 0 && options.threads <= kMostThreads, {.code = ErrorCode::invalid_argument,
-                                                                        .what = "the number of threads is out of range",
-                                                                        .where = "threads",
-                                                                        .found = fmt::to_string(options.threads),
-                                                                        .expected = "1 to 4096, or 0 for all"});
+  RAEDIT_CHECK(options.threads >= 0 && options.threads <= kMostThreads,
+               {.code = ErrorCode::invalid_argument,
+                .what = "the number of threads is out of range",
+                .where = "threads",
+                .found = fmt::to_string(options.threads),
+                .expected = "1 to 4096, or 0 for all"});
   state_->threads = options.threads == 0 ? available_threads() : options.threads;
   state_->kernels = make_kernels(options.device, state_->threads);
   state_->options = std::move(options);
@@ -45,20 +46,31 @@ Tensor Context::zeros(const Shape& shape, DType dtype) {
   return tensor;
 }
 
-const backend::Kernels& Context::kernels() const { return *state_->kernels; }
-Arena& Context::arena() { return state_->arena; }
-int Context::threads() const { return state_->threads; }
-std::string Context::description() const { return state_->kernels->description(); }
-Tape* Context::tape() const { return state_->tape; }
-void Context::set_tape(Tape* tape) { state_->tape = tape; }
+const backend::Kernels& Context::kernels() const {
+  return *state_->kernels;
+}
+Arena& Context::arena() {
+  return state_->arena;
+}
+int Context::threads() const {
+  return state_->threads;
+}
+std::string Context::description() const {
+  return state_->kernels->description();
+}
+Tape* Context::tape() const {
+  return state_->tape;
+}
+void Context::set_tape(Tape* tape) {
+  state_->tape = tape;
+}
 
 void Context::report(const Progress& progress) const {
   if (state_->options.progress) state_->options.progress(progress);
 }
 
 void Context::throw_if_cancelled() const {
-  if (state_->options.cancel.cancelled())
-    raise({.code = ErrorCode::cancelled, .what = "cancelled by the caller"});
+  if (state_->options.cancel.cancelled()) raise({.code = ErrorCode::cancelled, .what = "cancelled by the caller"});
 }
 
 }  // namespace raedit

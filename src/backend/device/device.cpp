@@ -26,7 +26,9 @@ std::unique_ptr<backend::Kernels> make_kernels(Device device, int threads) {
   raise({.code = ErrorCode::internal, .what = "device has no kernels"});
 }
 
-int available_threads() { return std::max(1, std::min(omp_get_max_threads(), omp_get_num_procs())); }
+int available_threads() {
+  return std::max(1, std::min(omp_get_max_threads(), omp_get_num_procs()));
+}
 
 std::string to_string(DeviceType type) {
   switch (type) {

@@ -1,0 +1,84 @@
+#include "ops/activation.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "ops/check_operands.h"
+#include "ops/composite.h"
+#include "ops/tape.h"
+
+namespace raedit::ops {
+
+Tensor activation(Context& ctx, const Tensor& x, Activation kind) {
+  check_compute_dtype("activation", x);
+  const Tensor out = ctx.empty(x.shape(), x.dtype());
+  ctx.kernels().activation(kind, x, out);
+  if (Tape* tape = Tape::recording(ctx, {&x})) {
+    tape->record(out, [kind, x, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
+      c.kernels().activation_backward(kind, dout, x, t.grad(c, dx));
+    });
+  }
+  return out;
+}
+
+Tensor swiglu(Context& ctx, const Tensor& x) {
+  check_compute_dtype("swiglu", x);
+  RAEDIT_CHECK(x.rank() >= 1 && x.dim(-1) % 2 == 0, {.code = ErrorCode::invalid_argument,
+                                                     .what = "the last dimension must hold a value and a gate half",
+                                                     .where = "swiglu",
+                                                     .found = x.shape().str(),
+                                                     .expected = "an even last dimension"});
+  Shape shape = x.shape();
+  shape.set(-1, x.dim(-1) / 2);
+  const Tensor out = ctx.empty(shape, x.dtype());
+  ctx.kernels().swiglu(x, out);
+  if (Tape* tape = Tape::recording(ctx, {&x})) {
+    tape->record(out, [x, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
+      c.kernels().swiglu_backward(dout, x, t.grad(c, dx));
+    });
+  }
+  return out;
+}
+
+}  // namespace raedit::ops
+
+namespace raedit::composite {
+namespace {
+
+double silu(double x) {
+  return x / (1.0 + std::exp(-x));
+}
+
+double apply(backend::Activation kind, double x) {
+  switch (kind) {
+    case backend::Activation::none: return x;
+    case backend::Activation::silu: return silu(x);
+    case backend::Activation::gelu: return 0.5 * x * std::erfc(-x / std::numbers::sqrt2);
+    case backend::Activation::gelu_tanh:
+      return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+  }
+  return x;
+}
+
+}  // namespace
+
+Tensor activation(backend::Activation kind, const Tensor& x) {
+  auto values = doubles(x);
+  for (double& value : values) value = apply(kind, value);
+  return tensor(values, x.shape());
+}
+
+Tensor swiglu(const Tensor& x) {
+  const auto xs = doubles(x);
+  Shape shape = x.shape();
+  shape.set(-1, x.dim(-1) / 2);
+  const auto half = static_cast<size_t>(shape[-1]);
+  std::vector<double> out(xs.size() / 2);
+  for (size_t i = 0; i < out.size(); ++i) {
+    const size_t value = i / half * 2 * half + i % half;
+    out[i] = xs[value] * silu(xs[value + half]);
+  }
+  return tensor(out, shape);
+}
+
+}  // namespace raedit::composite

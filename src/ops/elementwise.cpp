@@ -1,0 +1,61 @@
+#include "ops/elementwise.h"
+
+#include "ops/check_operands.h"
+#include "ops/composite.h"
+#include "ops/tape.h"
+
+namespace raedit::ops {
+
+Tensor binary(Context& ctx, backend::Binary kind, const Tensor& a, const Tensor& b) {
+  check_compute_dtype("binary", a);
+  check_compute_dtype("binary", b);
+  const Tensor wide = b.expand(a.shape());
+  const Tensor out = ctx.empty(a.shape(), a.dtype());
+  ctx.kernels().binary(kind, a, wide, out);
+  if (Tape* tape = Tape::recording(ctx, {&a, &b})) {
+    tape->record(out,
+                 [kind, a, wide, da = tape->slot(a), db = tape->slot(wide)](Context& c, Tape& t, const Tensor& dout) {
+                   c.kernels().binary_backward(kind, dout, a, wide, t.grad(c, da), t.grad(c, db));
+                 });
+  }
+  return out;
+}
+
+Tensor scale(Context& ctx, const Tensor& x, float factor) {
+  return mul(ctx, x, Tensor::full({1}, factor));
+}
+
+Tensor add_scaled(Context& ctx, const Tensor& a, float alpha, const Tensor& b) {
+  check_compute_dtype("add_scaled", a);
+  check_shape("add_scaled", "b", b.shape(), a.shape());
+  const Tensor out = ctx.empty(a.shape(), a.dtype());
+  ctx.kernels().add_scaled(a, alpha, b, out);
+  return out;
+}
+
+Tensor clamp(Context& ctx, const Tensor& x, float low, float high) {
+  check_compute_dtype("clamp", x);
+  const Tensor out = ctx.empty(x.shape(), x.dtype());
+  ctx.kernels().clamp(x, low, high, out);
+  return out;
+}
+
+}  // namespace raedit::ops
+
+namespace raedit::composite {
+
+Tensor binary(backend::Binary kind, const Tensor& a, const Tensor& b) {
+  auto values = doubles(a);
+  const auto bs = doubles(b.expand(a.shape()));
+  for (size_t i = 0; i < values.size(); ++i) {
+    switch (kind) {
+      case backend::Binary::add: values[i] += bs[i]; break;
+      case backend::Binary::sub: values[i] -= bs[i]; break;
+      case backend::Binary::mul: values[i] *= bs[i]; break;
+      case backend::Binary::div: values[i] /= bs[i]; break;
+    }
+  }
+  return tensor(values, a.shape());
+}
+
+}  // namespace raedit::composite

@@ -1,0 +1,36 @@
+#include "ops/gated.h"
+
+#include "backend/kernels.h"
+#include "ops/check_operands.h"
+#include "ops/composite.h"
+#include "ops/tape.h"
+
+namespace raedit::ops {
+
+Tensor add_gated(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& gate) {
+  check_compute_dtype("add_gated", x);
+  check_shape("add_gated", "y", y.shape(), x.shape());
+  const Tensor g = gate.expand(x.shape());
+  const Tensor out = ctx.empty(x.shape(), x.dtype());
+  ctx.kernels().add_gated(x, y, g, out);
+  if (Tape* tape = Tape::recording(ctx, {&x, &y, &gate})) {
+    tape->record(out, [y, g, dx = tape->slot(x), dy = tape->slot(y), dg = tape->slot(g)](Context& c, Tape& t,
+                                                                                         const Tensor& dout) {
+      c.kernels().add_gated_backward(dout, y, g, t.grad(c, dx), t.grad(c, dy), t.grad(c, dg));
+    });
+  }
+  return out;
+}
+
+}  // namespace raedit::ops
+
+namespace raedit::composite {
+
+Tensor add_gated(const Tensor& x, const Tensor& y, const Tensor& gate) {
+  const auto xs = doubles(x), ys = doubles(y), gs = doubles(gate.expand(x.shape()));
+  std::vector<double> out(xs.size());
+  for (size_t i = 0; i < out.size(); ++i) out[i] = xs[i] + gs[i] * ys[i];
+  return tensor(out, x.shape());
+}
+
+}  // namespace raedit::composite

@@ -1,0 +1,16 @@
+// add_gated: the residual step of a DiT block and of LayerScale.
+#pragma once
+
+#include "raedit/context.h"
+#include "raedit/tensor.h"
+
+namespace raedit::ops {
+
+// x + gate * y. y has x's shape; gate anything that broadcasts to it: [B,1,D], [B,N,D] or [D] float32.
+Tensor add_gated(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& gate);
+
+}  // namespace raedit::ops
+
+namespace raedit::composite {
+Tensor add_gated(const Tensor& x, const Tensor& y, const Tensor& gate);
+}

@@ -1,0 +1,75 @@
+#include "ops/linear.h"
+
+#include "ops/activation.h"
+#include "ops/check_operands.h"
+#include "ops/composite.h"
+#include "ops/moving.h"
+#include "ops/tape.h"
+
+namespace raedit::ops {
+namespace {
+
+void check(const Tensor& x, const Matrix& weight, const Tensor& bias) {
+  check_compute_dtype("linear", x);
+  check_rank("linear", "weight", weight.value, 2);
+  RAEDIT_CHECK(x.rank() >= 1 && x.dim(-1) == weight.value.dim(1),
+               {.code = ErrorCode::invalid_argument,
+                .what = "input width does not fit the weight",
+                .where = "linear",
+                .found = x.shape().str(),
+                .expected = "a last dimension of " + std::to_string(weight.value.dim(1))});
+  if (bias.defined()) check_shape("linear", "bias", bias.shape(), {weight.value.dim(0)});
+}
+
+}  // namespace
+
+Tensor linear(Context& ctx, const Tensor& x, const Matrix& weight, const Tensor& bias, Activation act) {
+  check(x, weight, bias);
+  Tape* tape = Tape::recording(ctx, {&x, &weight.value, &bias});
+  // The backward of an activation needs its input, which the fused form does not keep.
+  if (tape != nullptr && act != Activation::none) return activation(ctx, linear(ctx, x, weight, bias), act);
+
+  const Tensor rows = contiguous(ctx, x).reshape({-1, x.dim(-1)});
+  const bool usable = weight.packed != nullptr && weight.packed->dtype == x.dtype();
+  const auto packed = usable ? weight.packed : ctx.kernels().pack(weight.value, x.dtype());
+  Shape shape = x.shape();
+  shape.set(-1, weight.value.dim(0));
+  const Tensor out = ctx.empty(shape, x.dtype());
+  const Tensor out_rows = out.reshape({-1, out.dim(-1)});
+  ctx.kernels().linear(rows, *packed, bias, act, out_rows);
+
+  if (tape != nullptr) {
+    tape->record(out, [rows, w = weight.value, dx = tape->slot(rows), dw = tape->slot(weight.value),
+                       db = tape->slot(bias)](Context& c, Tape& t, const Tensor& dout) {
+      const Tensor d = dout.reshape({-1, dout.dim(-1)});
+      if (dx.wanted()) c.kernels().matmul(d, w, t.grad(c, dx), true);
+      if (dw.wanted()) c.kernels().matmul(d.transpose(0, 1), rows, t.grad(c, dw), true);
+      if (db.wanted()) c.kernels().accumulate(d, t.grad(c, db).expand(d.shape()));
+    });
+  }
+  return out;
+}
+
+}  // namespace raedit::ops
+
+namespace raedit::composite {
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  const int64_t n = weight.dim(0);
+  const int64_t k = weight.dim(1);
+  const int64_t m = x.numel() / k;
+  const auto xs = doubles(x), ws = doubles(weight), bs = doubles(bias);
+  std::vector<double> out(static_cast<size_t>(m * n));
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = bias.defined() ? bs[static_cast<size_t>(j)] : 0.0;
+      for (int64_t c = 0; c < k; ++c) sum += xs[static_cast<size_t>(i * k + c)] * ws[static_cast<size_t>(j * k + c)];
+      out[static_cast<size_t>(i * n + j)] = sum;
+    }
+  }
+  Shape shape = x.shape();
+  shape.set(-1, n);
+  return tensor(out, shape);
+}
+
+}  // namespace raedit::composite

@@ -1,0 +1,88 @@
+#include "ops/norm.h"
+
+#include <cmath>
+
+#include "ops/check_operands.h"
+#include "ops/composite.h"
+#include "ops/moving.h"
+#include "ops/tape.h"
+
+namespace raedit::ops {
+namespace {
+
+Tensor norm(Context& ctx, const char* name, const backend::NormArgs& args) {
+  check_compute_dtype(name, args.x);
+  check_rank(name, "x", args.x, 3);
+  if (args.weight.defined()) check_shape(name, "weight", args.weight.shape(), {args.x.dim(2)});
+  if (args.bias.defined()) check_shape(name, "bias", args.bias.shape(), {args.x.dim(2)});
+
+  const Tensor out = ctx.empty(args.x.shape(), args.x.dtype());
+  ctx.kernels().norm(args, out);
+  if (Tape* tape = Tape::recording(ctx, {&args.x, &args.weight, &args.bias, &args.scale, &args.shift})) {
+    tape->record(
+        out, [args, x = tape->slot(args.x), weight = tape->slot(args.weight), bias = tape->slot(args.bias),
+              scale = tape->slot(args.scale), shift = tape->slot(args.shift)](Context& c, Tape& t, const Tensor& dout) {
+          const backend::NormGrads grads{t.grad(c, x), t.grad(c, weight), t.grad(c, bias), t.grad(c, scale),
+                                         t.grad(c, shift)};
+          c.kernels().norm_backward(dout, args, grads);
+        });
+  }
+  return out;
+}
+
+// Any rank as [1, rows, D].
+Tensor as_rows(Context& ctx, const Tensor& x) {
+  return contiguous(ctx, x).reshape({1, -1, x.dim(-1)});
+}
+
+}  // namespace
+
+Tensor layer_norm(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, float eps) {
+  const backend::NormArgs args{NormKind::layer, eps, as_rows(ctx, x), weight, bias, {}, {}};
+  return norm(ctx, "layer_norm", args).reshape(x.shape());
+}
+
+Tensor rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps) {
+  const backend::NormArgs args{NormKind::rms, eps, as_rows(ctx, x), weight, {}, {}, {}};
+  return norm(ctx, "rms_norm", args).reshape(x.shape());
+}
+
+Tensor modulated_norm(Context& ctx, const Tensor& x, NormKind kind, float eps, const Tensor& weight,
+                      const Tensor& shift, const Tensor& scale) {
+  check_rank("modulated_norm", "x", x, 3);
+  const backend::NormArgs args{
+      kind, eps, x, weight, {}, scale.expand(x.shape()), shift.defined() ? shift.expand(x.shape()) : shift};
+  return norm(ctx, "modulated_norm", args);
+}
+
+}  // namespace raedit::ops
+
+namespace raedit::composite {
+
+Tensor norm(backend::NormKind kind, double eps, const Tensor& x, const Tensor& weight, const Tensor& bias,
+            const Tensor& shift, const Tensor& scale) {
+  const int64_t width = x.dim(-1);
+  const auto expanded = [&](const Tensor& t) { return t.defined() ? doubles(t.expand(x.shape())) : doubles(t); };
+  const auto xs = doubles(x), ws = doubles(weight), bs = doubles(bias), shifts = expanded(shift),
+             scales = expanded(scale);
+  std::vector<double> out(xs.size());
+  for (size_t row = 0; row < xs.size(); row += static_cast<size_t>(width)) {
+    double mean = 0.0;
+    double square = 0.0;
+    if (kind == backend::NormKind::layer)
+      for (size_t i = 0; i < static_cast<size_t>(width); ++i) mean += xs[row + i] / static_cast<double>(width);
+    for (size_t i = 0; i < static_cast<size_t>(width); ++i)
+      square += (xs[row + i] - mean) * (xs[row + i] - mean) / static_cast<double>(width);
+    for (size_t i = 0; i < static_cast<size_t>(width); ++i) {
+      double value = (xs[row + i] - mean) / std::sqrt(square + eps);
+      if (weight.defined()) value *= ws[i];
+      if (bias.defined()) value += bs[i];
+      if (scale.defined()) value *= 1.0 + scales[row + i];
+      if (shift.defined()) value += shifts[row + i];
+      out[row + i] = value;
+    }
+  }
+  return tensor(out, x.shape());
+}
+
+}  // namespace raedit::composite
