@@ -1,0 +1,81 @@
+// RAEDiTPipeline: class ids in, pictures out, as in diffusers' pipelines/rae_dit/pipeline_rae_dit.py.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "raedit/autoencoder_rae.h"
+#include "raedit/context.h"
+#include "raedit/export.h"
+#include "raedit/flow_match_euler_discrete.h"
+#include "raedit/generator.h"
+#include "raedit/image.h"
+#include "raedit/rae_dit_transformer.h"
+
+namespace raedit {
+
+enum class OutputType {
+  latent,  // latents only, nothing is decoded
+  pt,      // images [N,3,S,S] float32 in [0,1], unrounded
+  pil,     // 8-bit pictures (and `images` too)
+};
+
+struct RAEDiTPipelineArguments {
+  std::vector<int64_t> class_labels;
+  double guidance_scale = 1.0;  // classifier-free guidance above 1
+  // Guidance acts where guidance_start <= t <= guidance_end; t runs from 1 (noise) to 0 (data).
+  double guidance_start = 0.0;
+  double guidance_end = 1.0;
+  int64_t num_images_per_prompt = 1;  // repeats each label in place: a,a,b,b
+  // Where the noise comes from, one of:
+  std::optional<uint64_t> seed;                  // picture k gets a generator of its own, seeded seed + k. Default: 0
+  std::vector<Generator>* generators = nullptr;  // one per picture, or one for the whole batch; they advance
+  Tensor latents;                                // [N,C,S,S] noise to start from, used as it is
+  int64_t num_inference_steps = 50;
+  OutputType output_type = OutputType::pil;
+};
+
+struct RAEDiTPipelineOutput {
+  Tensor latents;               // [N,C,S,S] float32
+  Tensor images;                // [N,3,S,S] float32 in [0,1]; undefined for OutputType::latent
+  std::vector<Image> pictures;  // OutputType::pil
+  double sample_seconds = 0;
+  double decode_seconds = 0;
+};
+
+class RAEDIT_API RAEDiTPipeline {
+ public:
+  RAEDiTPipeline(RAEDiT2DModel transformer, AutoencoderRAE vae, FlowMatchEulerDiscreteScheduler scheduler,
+                 std::map<int64_t, std::string> id2label = {});
+  // A folder in the diffusers layout: model_index.json, transformer/, vae/, scheduler/.
+  static RAEDiTPipeline from_pretrained(const std::string& folder, const LoadOptions& options = {});
+  // Appears whole or not at all, file by file.
+  void save_pretrained(const std::string& folder, const SaveOptions& options = {}) const;
+
+  const RAEDiT2DModel& transformer() const { return transformer_; }
+  const AutoencoderRAE& vae() const { return vae_; }
+  AutoencoderRAE& vae() { return vae_; }
+  const FlowMatchEulerDiscreteScheduler& scheduler() const { return scheduler_; }
+  const std::map<int64_t, std::string>& id2label() const { return id2label_; }
+  // Every comma-separated part of every label, with its class id. Of several equal names the last id wins.
+  const std::map<std::string, int64_t>& labels() const { return labels_; }
+
+  // Throws Error(invalid_argument) for an unknown name, with the closest known ones.
+  std::vector<int64_t> get_label_ids(const std::vector<std::string>& names) const;
+
+  // Throws Error(invalid_argument) before any work for arguments that are wrong or exclude each other. Thread-safe:
+  // each call has its own scheduler state; each thread needs its own Context.
+  RAEDiTPipelineOutput operator()(Context& ctx, const RAEDiTPipelineArguments& arguments) const;
+
+ private:
+  RAEDiT2DModel transformer_;
+  AutoencoderRAE vae_;
+  FlowMatchEulerDiscreteScheduler scheduler_;
+  std::map<int64_t, std::string> id2label_;
+  std::map<std::string, int64_t> labels_;
+};
+
+}  // namespace raedit

@@ -1,0 +1,72 @@
+// RAEDiT2DModel: the two-stream diffusion transformer of "Diffusion Transformers with Representation Autoencoders"
+// (Zheng et al., 2510.11690), as in diffusers' models/transformers/transformer_rae_dit.py.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "raedit/context.h"
+#include "raedit/export.h"
+#include "raedit/pretrained.h"
+#include "raedit/tensor.h"
+
+namespace raedit {
+
+namespace models {
+struct RaeDitTransformer;
+}
+
+// The fields of config.json. Pairs are (encoder stream, decoder stream).
+struct RAEDiT2DModelConfig {
+  int64_t sample_size = 16;  // side of the square latent
+  std::array<int64_t, 2> patch_size = {1, 1};
+  int64_t in_channels = 768;
+  std::array<int64_t, 2> hidden_size = {1152, 2048};
+  std::array<int64_t, 2> depth = {28, 2};
+  std::array<int64_t, 2> num_heads = {16, 16};
+  double mlp_ratio = 4.0;
+  double class_dropout_prob = 0.1;  // above 0 there is one more class, the null class num_classes
+  int64_t num_classes = 1000;
+  bool use_qknorm = false;
+  bool use_swiglu = true;
+  bool use_rope = true;
+  bool use_rmsnorm = true;
+  bool wo_shift = false;
+  bool use_pos_embed = true;
+
+  bool has_null_class() const { return class_dropout_prob > 0; }
+  // Reads a config.json. Throws Error(format) naming the key for unknown keys, wrong types and values out of range.
+  RAEDIT_API static RAEDiT2DModelConfig from_file(const std::string& path);
+};
+
+// Sees intermediate results by name: "timestep_embedding" [B,D], "block.<k>" [B,N,D], "conditioning_hidden_states"
+// [B,N,D].
+using ForwardObserver = std::function<void(const std::string& name, const Tensor& value)>;
+
+// A handle; copies share the weights, which never change. Safe to use from many threads, each with its own Context.
+class RAEDIT_API RAEDiT2DModel {
+ public:
+  // FOLDER/config.json and its weights. Throws Error naming the tensor when one is missing, extra or misshapen.
+  static RAEDiT2DModel from_pretrained(const std::string& folder, const LoadOptions& options = {});
+  // config.json and weights in dtype(); buffers stay as they were loaded.
+  void save_pretrained(const std::string& folder, const SaveOptions& options = {}) const;
+
+  const RAEDiT2DModelConfig& config() const;
+  DType dtype() const;
+  int64_t num_parameters() const;  // buffers not counted
+
+  // The velocity noise - data at time `timestep` (1 is pure noise, 0 is data).
+  // hidden_states [B,C,S,S]; timestep [B] float32; class_labels [B] int64, num_classes for the null class.
+  // conditioning_hidden_states [B,N,D]: what an earlier call's observer saw; given, the encoder stream is skipped.
+  // Returns [B,C,S,S] in dtype(). Throws Error(invalid_argument) for wrong shapes and class ids out of range.
+  Tensor forward(Context& ctx, const Tensor& hidden_states, const Tensor& timestep, const Tensor& class_labels,
+                 const Tensor& conditioning_hidden_states = {}, const ForwardObserver& observe = {}) const;
+
+ private:
+  explicit RAEDiT2DModel(std::shared_ptr<const models::RaeDitTransformer> model) : model_(std::move(model)) {}
+  std::shared_ptr<const models::RaeDitTransformer> model_;
+};
+
+}  // namespace raedit
