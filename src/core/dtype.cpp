@@ -106,7 +106,7 @@ float16::operator float() const {
 }
 
 float8_e4m3fn::float8_e4m3fn(float value) {
-  const uint32_t code = is_nan_bits(value) ? 0x7fu : std::min(round_magnitude<3, 7>(value), 0x7fu);
+  const uint32_t code = is_nan_bits(value) ? 0x7fu : std::min(round_magnitude<3, 7>(value), 0x7eu);
   bits = static_cast<uint8_t>(code | (sign_bit(value) << 7));
 }
 

@@ -39,7 +39,7 @@ inline float magnitude_value(uint32_t code) {
   return static_cast<float>(significand) * std::bit_cast<float>(static_cast<uint32_t>(power + 127) << 23);
 }
 
-// 4 exponent bits, 3 mantissa bits, no infinity: what is too large becomes NaN. Largest value 448.
+// 4 exponent bits, 3 mantissa bits, no infinity: what is too large, infinity too, becomes the largest value, 448.
 struct float8_e4m3fn {
   uint8_t bits = 0;
 
@@ -48,7 +48,7 @@ struct float8_e4m3fn {
   explicit operator float() const;
 };
 
-// 5 exponent bits, 2 mantissa bits: a truncated float16. Largest value 57344.
+// 5 exponent bits, 2 mantissa bits: a shorter float16, with infinities. Largest finite value 57344.
 struct float8_e5m2 {
   uint8_t bits = 0;
 

@@ -132,6 +132,12 @@ std::optional<std::vector<int64_t>> as_int_list(const Json& value) {
 }  // namespace
 
 Json parse_json(std::string_view text, const std::string& where) {
+  // The lexer takes a zero byte for the end and would leave what follows unread.
+  const size_t zero = text.find('\0');
+  RAEDIT_CHECK(zero == std::string_view::npos, {.code = ErrorCode::format,
+                                                .what = fmt::format("not valid JSON at byte {}", zero + 1),
+                                                .where = where,
+                                                .found = "a zero byte"});
   Builder builder(where);
   Json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();
