@@ -144,7 +144,7 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), final_(path_)
     return;
   }
   if (exists) {
-    if (::access(path_.c_str(), W_OK) != 0) fail("cannot write", errno);
+    if (::faccessat(AT_FDCWD, path_.c_str(), W_OK, AT_EACCESS) != 0) fail("cannot write", errno);
     std::error_code error;
     const fs::path real = fs::canonical(path_, error);  // replaces what a link points to, not the link
     if (!error) final_ = real.string();

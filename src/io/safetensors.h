@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "io/tensor_bytes.h"
 #include "raedit/tensor.h"
 
 namespace raedit {
@@ -91,8 +92,6 @@ struct TensorSource {
   static TensorSource of(std::string name, const Tensor& tensor);
   size_t nbytes() const { return static_cast<size_t>(shape.numel()) * size_of(dtype); }
 };
-
-using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 // The tensors are laid out as the Rust library does (wider dtypes first, then by name), so that equal content is equal
 // bytes. The file appears whole or not at all.
