@@ -14,6 +14,16 @@ ITEM_SIZE = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 
 NUMPY = {"F64": "<f8", "I64": "<i8", "F32": "<f4", "I32": "<i4", "F16": "<f2", "U8": "u1", "I8": "i1", "BOOL": "u1"}
 
 
+# Stays float32 in a bfloat16 file: fixed tables (positions, rotary), statistics, and t_embedder.W, which is frozen and is
+# multiplied by 2 pi t inside sin and cos, where bfloat16 would move the phase by up to 0.2.
+FLOAT32_SUFFIXES = ("pos_embed", "freqs_cos", "freqs_sin", "encoder_mean", "encoder_std", "_latents_mean", "_latents_std")
+
+
+def stored_dtype(name, dtype):
+    """The dtype in which parameter or buffer `name` of a model file of `dtype` is stored."""
+    return "F32" if name == "t_embedder.W" or name.endswith(FLOAT32_SUFFIXES) else dtype
+
+
 class Reader:
     """The header of a file, and its tensors on demand. `tensors`: name -> (dtype, shape)."""
 
