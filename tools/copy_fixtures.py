@@ -52,7 +52,8 @@ def copy_reduced(source, target, variant):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fixtures")
-    parser.add_argument("--emoji", help="reference.safetensors of the emoji model -> emoji64/reference.safetensors")
+    parser.add_argument("--emoji", help="reference.safetensors of the trained emoji model; dump_reference.py keeps its "
+                        "inputs and replaces the outputs")
     parser.add_argument("--out", default=os.path.join(os.path.dirname(__file__), "..", "tests", "parity", "data"))
     args = parser.parse_args()
 
