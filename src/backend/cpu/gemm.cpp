@@ -120,8 +120,9 @@ void run(const Source& source, int64_t m, const CpuPackedMatrix& w, const float*
   }
 }
 
+// Panels are written in order, 16 rows are read side by side.
 template <class From, class To>
-void pack_panels(const Tensor& weight, CpuPackedMatrix& packed) {
+void pack_panels(const Tensor& weight, CpuPackedMatrix& packed, int threads) {
   const int64_t n = packed.n;
   const int64_t k = packed.k;
   const int64_t row_stride = weight.stride(0);
@@ -130,26 +131,28 @@ void pack_panels(const Tensor& weight, CpuPackedMatrix& packed) {
   To* to = reinterpret_cast<To*>(packed.storage->data());
   const int64_t panel_stride = packed.panel_stride();
   constexpr int64_t kGroup = sizeof(To) == 2 ? 2 : 1;  // neighbours in k that stand together
-  for (int64_t p = 0; p < round_up(n, kTileColumns) / kPanel; ++p) {
+  const int64_t panels = round_up(n, kTileColumns) / kPanel;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t p = 0; p < panels; ++p) {
     To* panel = to + p * panel_stride;
-    for (int64_t c = 0; c < kPanel; ++c) {
-      const int64_t row = p * kPanel + c;
-      for (int64_t i = 0; i < panel_stride / kPanel; ++i) {
-        const bool inside = row < n && i < k;
-        const float value = inside ? static_cast<float>(from[row * row_stride + i * column_stride]) : 0.0f;
-        panel[i / kGroup * kGroup * kPanel + c * kGroup + i % kGroup] = static_cast<To>(value);
-      }
+    const int64_t rows = std::clamp<int64_t>(n - p * kPanel, 0, kPanel);
+    if (rows < kPanel || panel_stride / kPanel > k) std::fill(panel, panel + panel_stride, To(0.0f));
+    for (int64_t i = 0; i < k; ++i) {
+      To* target = panel + i / kGroup * kGroup * kPanel + i % kGroup;
+      const From* source = from + p * kPanel * row_stride + i * column_stride;
+      for (int64_t c = 0; c < rows; ++c)
+        target[c * kGroup] = static_cast<To>(static_cast<float>(source[c * row_stride]));
     }
   }
 }
 
 template <class To>
-void pack_from(const Tensor& weight, CpuPackedMatrix& packed) {
+void pack_from(const Tensor& weight, CpuPackedMatrix& packed, int threads) {
   switch (weight.dtype()) {
-    case DType::float32: return pack_panels<float, To>(weight, packed);
-    case DType::bfloat16: return pack_panels<bfloat16, To>(weight, packed);
-    case DType::float16: return pack_panels<float16, To>(weight, packed);
-    default: return pack_panels<float, To>(weight.to(DType::float32), packed);
+    case DType::float32: return pack_panels<float, To>(weight, packed, threads);
+    case DType::bfloat16: return pack_panels<bfloat16, To>(weight, packed, threads);
+    case DType::float16: return pack_panels<float16, To>(weight, packed, threads);
+    default: return pack_panels<float, To>(weight.to(DType::float32), packed, threads);
   }
 }
 
@@ -174,9 +177,9 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack(const Tensor& weight, DType
   const int64_t elements = round_up(packed->n, kTileColumns) / kPanel * packed->panel_stride();
   packed->storage = Storage::allocate(static_cast<size_t>(elements) * size_of(compute));
   if (compute == DType::bfloat16)
-    pack_from<bfloat16>(weight, *packed);
+    pack_from<bfloat16>(weight, *packed, threads_);
   else
-    pack_from<float>(weight, *packed);
+    pack_from<float>(weight, *packed, threads_);
   return packed;
 }
 

@@ -1,0 +1,174 @@
+#include "models/autoencoder_rae.h"
+
+#include <fmt/format.h>
+
+#include "backend/device/device.h"
+#include "core/check.h"
+#include "models/checkpoint.h"
+#include "ops/elementwise.h"
+#include "ops/moving.h"
+#include "ops/resample.h"
+
+namespace raedit {
+namespace models {
+namespace {
+
+using Role = nn::Parameter::Role;
+
+bool broadcasts(const Shape& from, const Shape& to) {
+  if (from.rank() > to.rank()) return false;
+  for (int i = 1; i <= from.rank(); ++i)
+    if (from[-i] != to[-i] && from[-i] != 1) return false;
+  return true;
+}
+
+void check_statistics(const char* key, const Shape& shape, const AutoencoderRAEConfig& c) {
+  const Shape latent = c.reshape_to_2d ? Shape{1, c.encoder_hidden_size, c.grid(), c.grid()}
+                                       : Shape{1, c.num_patches(), c.encoder_hidden_size};
+  RAEDIT_CHECK(broadcasts(shape, latent), {.code = ErrorCode::format,
+                                           .what = "latent statistics do not fit the latents",
+                                           .where = std::string("config.json: ") + key,
+                                           .found = shape.str(),
+                                           .expected = latent.str() + ", or 1 in any of its dimensions"});
+}
+
+}  // namespace
+
+AutoencoderRaeParameters::AutoencoderRaeParameters(const AutoencoderRAEConfig& c)
+    : encoder(c.encoder_hidden_size, c.encoder_patch_size, c.encoder_num_hidden_layers),
+      decoder(c),
+      encoder_mean(Role::buffer, {1, 3, 1, 1}),
+      encoder_std(Role::buffer, {1, 3, 1, 1}),
+      latents_mean(Role::buffer, c.latents_mean_shape),
+      latents_std(Role::buffer, c.latents_std_shape) {}
+
+AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, const SafetensorsSet& weights,
+                               const LoadOptions& options)
+    : config(c), config_json(std::move(json)), dtype(options.dtype), parameters(c), weights_(weights) {
+  check_statistics("latents_mean", c.latents_mean_shape, c);
+  check_statistics("latents_std", c.latents_std_shape, c);
+  NamedParameters now;
+  const NamedParameters all = named_parameters(parameters);
+  check_parameters(all, weights);
+  for (const auto& entry : all) {
+    if (entry.first.starts_with("encoder."))
+      entry.second->source = weights.contains(entry.first) ? weights.tensor(entry.first) : Tensor();
+    else
+      now.push_back(entry);
+  }
+  load_parameters(now, weights, dtype, *make_kernels(options.device, available_threads()));
+  parameters.decoder.complete();
+  latents_divisor = parameters.latents_std.value.clone();
+  for (int64_t i = 0; i < latents_divisor.numel(); ++i) latents_divisor.data<float>()[i] += 1e-5f;
+}
+
+const Dinov2WithRegisters& AutoencoderRae::ready_encoder(Context& ctx) const {
+  std::call_once(encoder_once_, [&] {
+    Dinov2WithRegisters encoder = parameters.encoder;
+    NamedParameters named;
+    nn::for_each_parameter(
+        encoder, [&](const std::string& name, nn::Parameter& p) { named.emplace_back(name, &p); }, "encoder");
+    load_parameters(named, weights_, dtype, ctx.kernels());
+    encoder_ = std::move(encoder);
+  });
+  return encoder_;
+}
+
+Tensor AutoencoderRae::normalize_pixels(Context& ctx, const Tensor& pixels) const {
+  Tensor x = ops::cast(ctx, pixels, DType::float32);
+  if (x.dim(2) != config.encoder_input_size || x.dim(3) != config.encoder_input_size)
+    x = ops::resample(ctx, ops::contiguous(ctx, x), config.encoder_input_size, config.encoder_input_size,
+                      ops::Filter::bicubic);
+  return ops::div(ctx, ops::sub(ctx, x, parameters.encoder_mean.value), parameters.encoder_std.value);
+}
+
+Tensor AutoencoderRae::encode(Context& ctx, const Tensor& pixels) const {
+  RAEDIT_CHECK(pixels.defined() && pixels.rank() == 4 && pixels.dim(1) == 3 && pixels.numel() > 0,
+               {.code = ErrorCode::invalid_argument,
+                .what = "pixels have the wrong shape",
+                .where = "AutoencoderRAE::encode",
+                .found = pixels.defined() ? pixels.shape().str() : "nothing",
+                .expected = "[batch, 3, height, width]"});
+  Tensor z = ready_encoder(ctx).forward(ctx, normalize_pixels(ctx, pixels), dtype);
+  if (config.reshape_to_2d) z = z.transpose(1, 2);  // tokens become the pixels of a map
+  z = ops::contiguous(ctx, z);
+  if (config.reshape_to_2d) z = z.reshape({z.dim(0), z.dim(1), config.grid(), config.grid()});
+  z = ops::div(ctx, ops::sub(ctx, z, parameters.latents_mean.value), latents_divisor);
+  return config.scaling_factor == 1.0 ? z : ops::scale(ctx, z, static_cast<float>(config.scaling_factor));
+}
+
+Tensor AutoencoderRae::decode(Context& ctx, const Tensor& latents) const {
+  const int rank = config.reshape_to_2d ? 4 : 3;
+  RAEDIT_CHECK(
+      latents.defined() && latents.rank() == rank &&
+          latents.dim(config.reshape_to_2d ? 1 : 2) == config.encoder_hidden_size && latents.numel() > 0,
+      {.code = ErrorCode::invalid_argument,
+       .what = "latents have the wrong shape",
+       .where = "AutoencoderRAE::decode",
+       .found = latents.defined() ? latents.shape().str() : "nothing",
+       .expected = config.reshape_to_2d
+                       ? fmt::format("[batch, {}, {}, {}]", config.encoder_hidden_size, config.grid(), config.grid())
+                       : fmt::format("[batch, {}, {}]", config.num_patches(), config.encoder_hidden_size)});
+  Tensor z = ops::cast(ctx, latents, DType::float32);
+  if (config.scaling_factor != 1.0) z = ops::div(ctx, z, Tensor::full({1}, static_cast<float>(config.scaling_factor)));
+  z = ops::add(ctx, ops::mul(ctx, z, latents_divisor), parameters.latents_mean.value);
+  if (config.reshape_to_2d) z = z.reshape({z.dim(0), z.dim(1), z.dim(2) * z.dim(3)}).transpose(1, 2);
+  const Tensor tokens = ops::cast(ctx, ops::contiguous(ctx, z), dtype);
+  const Tensor pixels = ops::cast(ctx, parameters.decoder.forward(ctx, tokens), DType::float32);
+  return ops::add(ctx, ops::mul(ctx, pixels, parameters.encoder_std.value), parameters.encoder_mean.value);
+}
+
+}  // namespace models
+
+namespace {
+
+// Runs `fn` on one picture at a time and joins the results.
+template <class Fn>
+Tensor one_by_one(Context& ctx, const Tensor& x, const Fn& fn) {
+  std::vector<Tensor> parts;
+  for (int64_t i = 0; i < x.dim(0); ++i) parts.push_back(fn(x.slice(0, i, i + 1)));
+  return ops::concat(ctx, parts, 0);
+}
+
+bool has_batch(const Tensor& x) {
+  return x.defined() && x.rank() > 0 && x.dim(0) > 1;
+}
+
+}  // namespace
+
+AutoencoderRAE AutoencoderRAE::from_pretrained(const std::string& folder, const LoadOptions& options) {
+  models::check_dtype(options, folder);
+  Json json = models::read_config(folder, "AutoencoderRAE");
+  const auto config = models::parse_autoencoder_rae_config(json, folder);
+  const auto weights = SafetensorsSet::open(folder, "diffusion_pytorch_model", options.variant);
+  return AutoencoderRAE(std::make_shared<models::AutoencoderRae>(config, std::move(json), weights, options));
+}
+
+void AutoencoderRAE::save_pretrained(const std::string& folder, const SaveOptions& options) const {
+  models::AutoencoderRaeParameters copy = model_->parameters;  // tensors are shared
+  models::save_model(folder, model_->config_json, models::named_parameters(copy), dtype(), options);
+}
+
+const AutoencoderRAEConfig& AutoencoderRAE::config() const {
+  return model_->config;
+}
+DType AutoencoderRAE::dtype() const {
+  return model_->dtype;
+}
+int64_t AutoencoderRAE::num_parameters() const {
+  return models::count_parameters(model_->parameters);
+}
+
+Tensor AutoencoderRAE::encode(Context& ctx, const Tensor& pixels) const {
+  if (use_slicing_ && has_batch(pixels))
+    return one_by_one(ctx, pixels, [&](const Tensor& x) { return model_->encode(ctx, x); });
+  return model_->encode(ctx, pixels);
+}
+
+Tensor AutoencoderRAE::decode(Context& ctx, const Tensor& latents) const {
+  if (use_slicing_ && has_batch(latents))
+    return one_by_one(ctx, latents, [&](const Tensor& z) { return model_->decode(ctx, z); });
+  return model_->decode(ctx, latents);
+}
+
+}  // namespace raedit

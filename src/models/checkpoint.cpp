@@ -1,0 +1,107 @@
+#include "models/checkpoint.h"
+
+#include <filesystem>
+#include <set>
+
+#include "core/check.h"
+#include "core/text.h"
+#include "io/files.h"
+
+namespace raedit::models {
+namespace {
+
+constexpr const char* kBaseName = "diffusion_pytorch_model";
+constexpr size_t kMostConfigBytes = 1ULL << 30;
+
+void check_known_names(const NamedParameters& parameters, const SafetensorsSet& weights) {
+  std::set<std::string> known;
+  for (const auto& [name, parameter] : parameters) known.insert(name);
+  for (const std::string& name : weights.names()) {
+    if (known.contains(name)) continue;
+    const std::vector<std::string> candidates(known.begin(), known.end());
+    raise({.code = ErrorCode::format,
+           .what = "tensor '" + name + "' does not belong to this model",
+           .where = weights.file_of(name),
+           .hint = did_you_mean(name, candidates)});
+  }
+}
+
+void check_tensor(const std::string& name, const nn::Parameter& parameter, const SafetensorsSet& weights) {
+  if (!weights.contains(name)) {
+    RAEDIT_CHECK(!parameter.required, {.code = ErrorCode::format,
+                                       .what = "tensor '" + name + "' is missing",
+                                       .where = weights.path(),
+                                       .expected = parameter.shape.str(),
+                                       .hint = did_you_mean(name, weights.names())});
+    return;
+  }
+  const TensorInfo& info = weights.info(name);
+  RAEDIT_CHECK(info.shape == parameter.shape, {.code = ErrorCode::format,
+                                               .what = "tensor '" + name + "' has the wrong shape",
+                                               .where = weights.file_of(name),
+                                               .found = info.shape.str(),
+                                               .expected = parameter.shape.str()});
+  RAEDIT_CHECK(is_floating(info.dtype), {.code = ErrorCode::unsupported,
+                                         .what = "tensor '" + name + "' has a type that weights cannot have",
+                                         .where = weights.file_of(name),
+                                         .found = std::string(name_of(info.dtype)),
+                                         .expected = "a floating-point type"});
+}
+
+}  // namespace
+
+Json read_config(const std::string& folder, const std::string& class_name) {
+  RAEDIT_CHECK(std::filesystem::is_directory(folder),
+               {.code = ErrorCode::not_found, .what = "no such model folder", .where = folder});
+  const std::string path = (std::filesystem::path(folder) / "config.json").string();
+  Json config = parse_json(read_file(path, kMostConfigBytes), path);
+  if (config.is_object() && config.contains("_class_name")) {
+    const Json& found = config["_class_name"];
+    RAEDIT_CHECK(found == class_name, {.code = ErrorCode::format,
+                                       .what = "this is another kind of model",
+                                       .where = path,
+                                       .found = found.dump(),
+                                       .expected = class_name});
+  }
+  return config;
+}
+
+void check_parameters(const NamedParameters& parameters, const SafetensorsSet& weights) {
+  for (const auto& [name, parameter] : parameters) check_tensor(name, *parameter, weights);
+  check_known_names(parameters, weights);
+}
+
+void load_parameters(const NamedParameters& parameters, const SafetensorsSet& weights, DType dtype,
+                     const backend::Kernels& kernels) {
+  for (const auto& [name, parameter] : parameters) {
+    if (!weights.contains(name)) continue;
+    nn::assign(*parameter, weights.tensor(name), dtype, kernels);
+    weights.drop_pages(name);
+  }
+}
+
+void check_dtype(const LoadOptions& options, const std::string& where) {
+  RAEDIT_CHECK(options.dtype == DType::float32 || options.dtype == DType::bfloat16,
+               {.code = ErrorCode::unsupported,
+                .what = "a model cannot compute in this type",
+                .where = where,
+                .found = std::string(name_of(options.dtype)),
+                .expected = "float32 or bfloat16"});
+}
+
+void save_model(const std::string& folder, const Json& config, const NamedParameters& parameters, DType dtype,
+                const SaveOptions& options) {
+  create_directories(folder);
+  std::vector<TensorSource> sources;
+  for (const auto& [name, parameter] : parameters) {
+    if (!parameter->source.defined()) continue;
+    const Tensor source = parameter->source;
+    const DType target = parameter->trained() ? dtype : source.dtype();
+    sources.push_back({name, target, source.shape(), [source, target] { return source.to(target); }});
+  }
+  write_safetensors_sharded(folder, kBaseName, options.variant, sources, options.max_shard_bytes);
+  const std::string text = config.dump(2) + "\n";
+  write_file((std::filesystem::path(folder) / "config.json").string(), text);
+}
+
+}  // namespace raedit::models

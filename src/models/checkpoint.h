@@ -1,0 +1,52 @@
+// From a model folder in the diffusers layout to the parameters of a module, and back.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/json.h"
+#include "io/safetensors.h"
+#include "nn/parameter.h"
+#include "raedit/pretrained.h"
+
+namespace raedit::models {
+
+using NamedParameters = std::vector<std::pair<std::string, nn::Parameter*>>;
+
+template <class M>
+NamedParameters named_parameters(M& module) {
+  NamedParameters list;
+  nn::for_each_parameter(module, [&](const std::string& name, nn::Parameter& p) { list.emplace_back(name, &p); });
+  return list;
+}
+
+template <class M>
+int64_t count_parameters(const M& module) {
+  int64_t count = 0;
+  nn::for_each_parameter(module, [&](const std::string&, const nn::Parameter& p) {
+    if (p.trained() && (p.required || p.source.defined())) count += p.shape.numel();
+  });
+  return count;
+}
+
+// FOLDER/config.json. Throws Error(not_found) for a missing folder or file, Error(format) when _class_name names
+// another class.
+Json read_config(const std::string& folder, const std::string& class_name);
+
+// Every name and shape must match, both ways, but for parameters that are not required. Throws Error naming the first
+// tensor that does not, with the nearest name.
+void check_parameters(const NamedParameters& parameters, const SafetensorsSet& weights);
+
+// Hands each tensor of the checkpoint to its parameter, converted or packed once, and lets the mapped file's pages go.
+void load_parameters(const NamedParameters& parameters, const SafetensorsSet& weights, DType dtype,
+                     const backend::Kernels& kernels);
+
+// Throws Error(unsupported) unless dtype is one to compute in.
+void check_dtype(const LoadOptions& options, const std::string& where);
+
+// config.json and weights: what is trained in `dtype`, buffers as they were.
+void save_model(const std::string& folder, const Json& config, const NamedParameters& parameters, DType dtype,
+                const SaveOptions& options);
+
+}  // namespace raedit::models

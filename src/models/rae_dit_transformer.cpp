@@ -1,0 +1,269 @@
+#include "models/rae_dit_transformer.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "backend/device/device.h"
+#include "core/check.h"
+#include "models/checkpoint.h"
+#include "ops/activation.h"
+#include "ops/elementwise.h"
+#include "ops/gated.h"
+#include "ops/moving.h"
+
+namespace raedit {
+namespace models {
+namespace {
+
+constexpr float kNormEps = 1e-6f;
+constexpr size_t kEncoder = 0;
+constexpr size_t kDecoder = 1;
+
+nn::Norm block_norm(const RAEDiT2DModelConfig& config, int64_t width) {
+  return config.use_rmsnorm ? nn::Norm::rms(width, kNormEps) : nn::Norm::layer(width, kNormEps, false);
+}
+
+// Tokens along an edge.
+int64_t side(const RAEDiT2DModelConfig& config, size_t stream) {
+  return config.sample_size / config.patch_size[stream];
+}
+
+int64_t tokens(const RAEDiT2DModelConfig& config, size_t stream) {
+  return side(config, stream) * side(config, stream);
+}
+
+// The side of a square grid, or 0.
+int64_t square_side(int64_t count) {
+  const auto root = static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(count))));
+  return root * root == count ? root : 0;
+}
+
+void see(const ForwardObserver& observe, const std::string& name, const Tensor& value) {
+  if (observe) observe(name, value);
+}
+
+// Modulation vectors one after another in the last dimension, handed out in order.
+class Modulation {
+ public:
+  Modulation(Tensor all, int64_t width) : all_(std::move(all)), width_(width) {}
+  Tensor next() {
+    at_ += width_;
+    return all_.slice(2, at_ - width_, at_);
+  }
+
+ private:
+  Tensor all_;
+  int64_t width_;
+  int64_t at_ = 0;
+};
+
+}  // namespace
+
+Tensor expand_conditioning_tokens(Context& ctx, const Tensor& x, int64_t count) {
+  const int64_t batch = x.dim(0), m = x.dim(1), width = x.dim(2);
+  if (m == count || m == 1) return x;
+  const int64_t from = square_side(m);
+  const int64_t to = square_side(count);
+  RAEDIT_CHECK(from > 0 && to > 0 && (to % from == 0 || from % to == 0),
+               {.code = ErrorCode::invalid_argument,
+                .what = "condition tokens cannot be mapped onto the grid of the decoder stream",
+                .where = "conditioning_hidden_states",
+                .found = fmt::format("{} tokens", m),
+                .expected = fmt::format("a square grid whose side divides or is divided by that of {} tokens", count)});
+  if (to % from == 0) {
+    const int64_t factor = to / from;
+    const Tensor grid = ops::contiguous(ctx, x).reshape({batch, from, 1, from, 1, width});
+    return ops::contiguous(ctx, grid.expand({batch, from, factor, from, factor, width})).reshape({batch, count, width});
+  }
+  const int64_t factor = from / to;
+  const Tensor grid = ops::contiguous(ctx, x).reshape({batch, to, factor, to, factor, width});
+  Tensor sum;
+  for (int64_t i = 0; i < factor; ++i) {
+    for (int64_t j = 0; j < factor; ++j) {
+      const Tensor part = grid.select(2, i).select(3, j);
+      sum = sum.defined() ? ops::add(ctx, sum, part) : part;
+    }
+  }
+  return ops::scale(ctx, sum, 1.0f / static_cast<float>(factor * factor)).reshape({batch, count, width});
+}
+
+RaeDitBlock::RaeDitBlock(const RAEDiT2DModelConfig& config, size_t stream) : with_shift(!config.wo_shift) {
+  const int64_t width = config.hidden_size[stream];
+  const auto hidden = static_cast<int64_t>(static_cast<double>(width) * config.mlp_ratio);
+  const int64_t inner = config.use_swiglu ? 2 * hidden / 3 : hidden;
+  norm1 = block_norm(config, width);
+  norm2 = block_norm(config, width);
+  attn = nn::Attention(width, config.num_heads[stream]);
+  if (config.use_qknorm) {
+    const int64_t head = width / config.num_heads[stream];
+    attn.q_norm = config.use_rmsnorm ? nn::Norm::rms(head, kNormEps) : nn::Norm::layer(head, kNormEps, true);
+    attn.k_norm = attn.q_norm;
+  }
+  mlp = nn::FeedForward(width, inner, config.use_swiglu);
+  ada_ln = nn::Linear(width, (with_shift ? 6 : 4) * width);
+}
+
+Tensor RaeDitBlock::forward(Context& ctx, Tensor x, const Tensor& condition, const nn::Rope* rope) const {
+  const Tensor modulation = ada_ln.forward(ctx, ops::silu(ctx, condition));
+  Modulation parts(expand_conditioning_tokens(ctx, modulation, x.dim(1)), x.dim(2));
+
+  // Read in the order of the checkpoint: shift, scale, gate of the attention, then of the feed-forward.
+  const Tensor shift_msa = with_shift ? parts.next() : Tensor();
+  const Tensor scale_msa = parts.next();
+  const Tensor gate_msa = parts.next();
+  Tensor h = norm1.modulated(ctx, x, shift_msa, scale_msa);
+  x = ops::add_gated(ctx, x, attn.forward(ctx, h, rope), gate_msa);
+
+  const Tensor shift_mlp = with_shift ? parts.next() : Tensor();
+  const Tensor scale_mlp = parts.next();
+  const Tensor gate_mlp = parts.next();
+  h = norm2.modulated(ctx, x, shift_mlp, scale_mlp);
+  return ops::add_gated(ctx, x, mlp.forward(ctx, h), gate_mlp);
+}
+
+RaeDitFinalLayer::RaeDitFinalLayer(const RAEDiT2DModelConfig& config) {
+  const int64_t width = config.hidden_size[kDecoder];
+  const int64_t patch = config.patch_size[kDecoder];
+  norm_final = block_norm(config, width);
+  linear = nn::Linear(width, patch * patch * config.in_channels);
+  ada_ln = nn::Linear(width, 2 * width);
+}
+
+Tensor RaeDitFinalLayer::forward(Context& ctx, const Tensor& x, const Tensor& condition) const {
+  const Tensor modulation = ada_ln.forward(ctx, ops::silu(ctx, condition));
+  Modulation parts(expand_conditioning_tokens(ctx, modulation, x.dim(1)), x.dim(2));
+  const Tensor shift = parts.next();
+  const Tensor scale = parts.next();
+  return linear.forward(ctx, norm_final.modulated(ctx, x, shift, scale));
+}
+
+RaeDitTransformer::RaeDitTransformer(const RAEDiT2DModelConfig& c)
+    : config(c),
+      s_embedder(c.in_channels, c.hidden_size[kEncoder], c.patch_size[kEncoder]),
+      x_embedder(c.in_channels, c.hidden_size[kDecoder], c.patch_size[kDecoder]),
+      t_embedder(c.hidden_size[kEncoder]),
+      y_embedder(c.num_classes, c.hidden_size[kEncoder], c.has_null_class()),
+      pos_embed(nn::Parameter::Role::buffer, {1, tokens(c, kEncoder), c.hidden_size[kEncoder]}, false),
+      final_layer(c) {
+  if (c.hidden_size[kEncoder] != c.hidden_size[kDecoder])
+    s_projector = nn::Linear(c.hidden_size[kEncoder], c.hidden_size[kDecoder]);
+  if (c.use_rope) {
+    enc_feat_rope = nn::Rope(side(c, kEncoder), c.hidden_size[kEncoder] / c.num_heads[kEncoder]);
+    dec_feat_rope = nn::Rope(side(c, kDecoder), c.hidden_size[kDecoder] / c.num_heads[kDecoder]);
+  }
+  for (size_t stream : {kEncoder, kDecoder})
+    for (int64_t i = 0; i < c.depth[stream]; ++i) blocks.emplace_back(c, stream);
+}
+
+void RaeDitTransformer::complete() {
+  if (config.use_pos_embed && !pos_embed.defined())
+    pos_embed.value =
+        nn::sincos_pos_embed_2d(config.hidden_size[kEncoder], side(config, kEncoder), false).reshape(pos_embed.shape);
+  if (enc_feat_rope) enc_feat_rope->complete();
+  if (dec_feat_rope) dec_feat_rope->complete();
+}
+
+void RaeDitTransformer::check_inputs(const Tensor& hidden_states, const Tensor& timestep, const Tensor& class_labels,
+                                     const Tensor& conditioning_hidden_states) const {
+  const auto check_shape = [](const char* name, const Tensor& t, const Shape& expected) {
+    RAEDIT_CHECK(t.defined() && t.shape() == expected, {.code = ErrorCode::invalid_argument,
+                                                        .what = std::string(name) + " has the wrong shape",
+                                                        .where = "RAEDiT2DModel::forward",
+                                                        .found = t.defined() ? t.shape().str() : "nothing",
+                                                        .expected = expected.str()});
+  };
+  const int64_t batch = hidden_states.defined() && hidden_states.rank() > 0 ? hidden_states.dim(0) : 0;
+  check_shape("hidden_states", hidden_states, {batch, config.in_channels, config.sample_size, config.sample_size});
+  check_shape("timestep", timestep, {batch});
+  check_shape("class_labels", class_labels, {batch});
+  if (conditioning_hidden_states.defined()) {
+    const int64_t count = conditioning_hidden_states.rank() == 3 ? conditioning_hidden_states.dim(1) : 1;
+    check_shape("conditioning_hidden_states", conditioning_hidden_states, {batch, count, config.hidden_size[kEncoder]});
+  }
+  const int64_t most = config.num_classes - 1 + (config.has_null_class() ? 1 : 0);
+  for (const int64_t label : class_labels.to_vector<int64_t>())
+    RAEDIT_CHECK(label >= 0 && label <= most, {.code = ErrorCode::invalid_argument,
+                                               .what = "class id is out of range",
+                                               .where = "class_labels",
+                                               .found = fmt::to_string(label),
+                                               .expected = fmt::format("0 to {}", most)});
+}
+
+Tensor RaeDitTransformer::encoder_stream(Context& ctx, const Tensor& latents, const Tensor& time,
+                                         const Tensor& condition, const ForwardObserver& observe) const {
+  Tensor s = s_embedder.forward(ctx, latents);
+  if (config.use_pos_embed) s = ops::add(ctx, s, pos_embed.value);
+  const nn::Rope* rope = enc_feat_rope ? &*enc_feat_rope : nullptr;
+  for (int64_t i = 0; i < config.depth[kEncoder]; ++i) {
+    s = blocks[static_cast<size_t>(i)].forward(ctx, s, condition, rope);
+    see(observe, fmt::format("block.{}", i), s);
+  }
+  // The class is not added again, only the time.
+  return ops::silu(ctx, ops::add(ctx, s, time.reshape({time.dim(0), 1, time.dim(1)})));
+}
+
+Tensor RaeDitTransformer::forward(Context& ctx, const Tensor& hidden_states, const Tensor& timestep,
+                                  const Tensor& class_labels, const Tensor& conditioning_hidden_states,
+                                  const ForwardObserver& observe) const {
+  check_inputs(hidden_states, timestep, class_labels, conditioning_hidden_states);
+  const Tensor latents = ops::cast(ctx, hidden_states, dtype);
+
+  const Tensor time = t_embedder.forward(ctx, timestep.to(DType::float32), dtype);
+  see(observe, "timestep_embedding", time);
+  const Tensor label = y_embedder.forward(ctx, class_labels, dtype);
+  // SiLU here and again in every adaLN: so the model was trained.
+  const Tensor condition = ops::silu(ctx, ops::add(ctx, time, label)).reshape({time.dim(0), 1, time.dim(1)});
+
+  Tensor s = conditioning_hidden_states.defined() ? ops::cast(ctx, conditioning_hidden_states, dtype)
+                                                  : encoder_stream(ctx, latents, time, condition, observe);
+  see(observe, "conditioning_hidden_states", s);
+  if (s_projector) s = s_projector->forward(ctx, s);
+
+  Tensor x = x_embedder.forward(ctx, latents);
+  const nn::Rope* rope = dec_feat_rope ? &*dec_feat_rope : nullptr;
+  for (auto i = static_cast<size_t>(config.depth[kEncoder]); i < blocks.size(); ++i) {
+    x = blocks[i].forward(ctx, x, s, rope);
+    see(observe, fmt::format("block.{}", i), x);
+  }
+  x = final_layer.forward(ctx, x, s);
+  return ops::unpatchify(ctx, x, side(config, kDecoder), side(config, kDecoder), config.patch_size[kDecoder]);
+}
+
+}  // namespace models
+
+RAEDiT2DModel RAEDiT2DModel::from_pretrained(const std::string& folder, const LoadOptions& options) {
+  models::check_dtype(options, folder);
+  const auto config = models::parse_rae_dit_config(models::read_config(folder, "RAEDiT2DModel"), folder);
+  const auto weights = SafetensorsSet::open(folder, "diffusion_pytorch_model", options.variant);
+  auto model = std::make_shared<models::RaeDitTransformer>(config);
+  model->dtype = options.dtype;
+  const auto parameters = models::named_parameters(*model);
+  models::check_parameters(parameters, weights);
+  models::load_parameters(parameters, weights, options.dtype, *make_kernels(options.device, available_threads()));
+  model->complete();
+  return RAEDiT2DModel(std::move(model));
+}
+
+void RAEDiT2DModel::save_pretrained(const std::string& folder, const SaveOptions& options) const {
+  models::RaeDitTransformer copy = *model_;  // tensors are shared
+  models::save_model(folder, models::to_json(config()), models::named_parameters(copy), dtype(), options);
+}
+
+const RAEDiT2DModelConfig& RAEDiT2DModel::config() const {
+  return model_->config;
+}
+DType RAEDiT2DModel::dtype() const {
+  return model_->dtype;
+}
+int64_t RAEDiT2DModel::num_parameters() const {
+  return models::count_parameters(*model_);
+}
+
+Tensor RAEDiT2DModel::forward(Context& ctx, const Tensor& hidden_states, const Tensor& timestep,
+                              const Tensor& class_labels, const Tensor& conditioning_hidden_states,
+                              const ForwardObserver& observe) const {
+  return model_->forward(ctx, hidden_states, timestep, class_labels, conditioning_hidden_states, observe);
+}
+
+}  // namespace raedit

@@ -1,0 +1,77 @@
+// Parameter: one tensor of a checkpoint, and how a module lists its own.
+//
+// A module is a struct that lists its members once, under the names of the diffusers checkpoint:
+//
+//   template <class Self, class Visit>
+//   static void each_param(Self& self, Visit&& visit) {
+//     visit("norm1", self.norm1);
+//     visit("blocks", self.blocks);  // a std::vector of modules: blocks.0, blocks.1, ...
+//   }
+//
+// for_each_parameter() walks that list. Loading, saving, counting, the optimizer and EMA all use it.
+#pragma once
+
+#include <concepts>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ops/linear.h"
+#include "raedit/context.h"
+#include "raedit/tensor.h"
+
+namespace raedit::nn {
+
+struct Parameter {
+  enum class Role {
+    matrix,  // read by linear(): [N,...] seen as [N,K], packed for the device
+    vector,  // biases, norm weights, tokens: small, kept as float32 (rounded to bfloat16 first in a bfloat16 model)
+    table,   // rows are looked up: stays in the mapped file
+    buffer,  // not trained: kept as float32 whatever the model's dtype
+  };
+
+  Role role = Role::vector;
+  Shape shape;
+  bool required = true;  // false: may be missing from the checkpoint, and value stays undefined
+
+  // What ops read. For matrices `packed` is what they read, `value` what training would.
+  Tensor value;
+  std::shared_ptr<const backend::PackedMatrix> packed;
+  // The checkpoint's own tensor, usually in a mapped file: what is saved again.
+  Tensor source;
+
+  Parameter() = default;
+  Parameter(Role r, Shape s, bool is_required = true) : role(r), shape(std::move(s)), required(is_required) {}
+
+  bool defined() const { return value.defined(); }
+  bool trained() const { return role != Role::buffer; }
+  ops::Matrix matrix() const { return {value, packed}; }
+};
+
+// Takes over a checkpoint's tensor: converts or packs it once, for `dtype` on this device. The shape is checked
+// already.
+void assign(Parameter& parameter, const Tensor& source, DType dtype, const backend::Kernels& kernels);
+
+template <class T>
+concept Module = requires(T& module) {
+  std::remove_const_t<T>::each_param(module, [](const std::string&, auto&) {});
+};
+
+// Calls fn(name, parameter) for every parameter below `node`: a Parameter, a module, a vector or an optional of them.
+template <class Node, class Fn>
+void for_each_parameter(Node& node, Fn&& fn, const std::string& prefix = "") {
+  if constexpr (std::same_as<std::remove_const_t<Node>, Parameter>) {
+    fn(prefix, node);
+  } else if constexpr (Module<Node>) {
+    std::remove_const_t<Node>::each_param(node, [&](const std::string& name, auto& member) {
+      for_each_parameter(member, fn, prefix.empty() ? name : prefix + "." + name);
+    });
+  } else if constexpr (requires { node.has_value(); }) {
+    if (node.has_value()) for_each_parameter(*node, fn, prefix);
+  } else {
+    for (size_t i = 0; i < node.size(); ++i) for_each_parameter(node[i], fn, prefix + "." + std::to_string(i));
+  }
+}
+
+}  // namespace raedit::nn

@@ -1,0 +1,191 @@
+// RAEDiTPipeline: checks, noise, the denoising loop, decoding.
+#include "raedit/rae_dit_pipeline.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+
+#include "core/check.h"
+#include "core/text.h"
+#include "diffusion/guidance.h"
+#include "ops/elementwise.h"
+#include "ops/moving.h"
+
+namespace raedit {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+void check_guidance(const RAEDiTPipelineArguments& a, const RAEDiT2DModelConfig& config) {
+  RAEDIT_CHECK(a.guidance_scale >= 1.0, {.code = ErrorCode::invalid_argument,
+                                         .what = "guidance_scale is too small",
+                                         .found = fmt::to_string(a.guidance_scale),
+                                         .expected = "1 (no guidance) or more"});
+  RAEDIT_CHECK(0.0 <= a.guidance_start && a.guidance_start <= a.guidance_end && a.guidance_end <= 1.0,
+               {.code = ErrorCode::invalid_argument,
+                .what = "the guidance interval is not one",
+                .found = fmt::format("guidance_start {} and guidance_end {}", a.guidance_start, a.guidance_end),
+                .expected = "0 <= guidance_start <= guidance_end <= 1"});
+  RAEDIT_CHECK(a.guidance_scale == 1.0 || config.has_null_class(),
+               {.code = ErrorCode::invalid_argument,
+                .what = "this model has no null class, which classifier-free guidance needs",
+                .found = fmt::format("guidance_scale {} with class_dropout_prob 0", a.guidance_scale),
+                .expected = "guidance_scale 1"});
+}
+
+void check_arguments(const RAEDiTPipelineArguments& a, const RAEDiT2DModelConfig& config) {
+  RAEDIT_CHECK(!a.class_labels.empty(), {.code = ErrorCode::invalid_argument, .what = "no class_labels were given"});
+  RAEDIT_CHECK(a.num_images_per_prompt >= 1, {.code = ErrorCode::invalid_argument,
+                                              .what = "num_images_per_prompt is too small",
+                                              .found = fmt::to_string(a.num_images_per_prompt),
+                                              .expected = "1 or more"});
+  RAEDIT_CHECK(a.num_inference_steps >= 1, {.code = ErrorCode::invalid_argument,
+                                            .what = "num_inference_steps is too small",
+                                            .found = fmt::to_string(a.num_inference_steps),
+                                            .expected = "1 or more"});
+  check_guidance(a, config);
+  // The null class is not a class: asking for it is a mistake more often than a wish.
+  for (const int64_t label : a.class_labels)
+    RAEDIT_CHECK(label >= 0 && label < config.num_classes,
+                 {.code = ErrorCode::invalid_argument,
+                  .what = "class id is out of range",
+                  .found = fmt::to_string(label),
+                  .expected = fmt::format("0 to {}", config.num_classes - 1)});
+  const int sources = (a.seed ? 1 : 0) + (a.generators != nullptr ? 1 : 0) + (a.latents.defined() ? 1 : 0);
+  RAEDIT_CHECK(sources <= 1, {.code = ErrorCode::invalid_argument,
+                              .what = "more than one source of noise was given",
+                              .expected = "one of seed, generators and latents"});
+}
+
+// Each label num_images_per_prompt times in place.
+std::vector<int64_t> repeat_labels(const RAEDiTPipelineArguments& a) {
+  std::vector<int64_t> labels;
+  for (const int64_t label : a.class_labels)
+    labels.insert(labels.end(), static_cast<size_t>(a.num_images_per_prompt), label);
+  return labels;
+}
+
+// Noise [N,C,S,S] float32. Generators draw in the model's dtype, as torch does, so a bfloat16 model starts from the
+// numbers that diffusers would start from.
+Tensor prepare_latents(const RAEDiTPipelineArguments& a, int64_t count, const RAEDiT2DModelConfig& config,
+                       DType dtype) {
+  const Shape shape{count, config.in_channels, config.sample_size, config.sample_size};
+  const Shape one{1, config.in_channels, config.sample_size, config.sample_size};
+  if (a.latents.defined()) {
+    RAEDIT_CHECK(a.latents.shape() == shape, {.code = ErrorCode::invalid_argument,
+                                              .what = "latents have the wrong shape",
+                                              .found = a.latents.shape().str(),
+                                              .expected = shape.str()});
+    return a.latents.to(DType::float32);
+  }
+  if (a.generators != nullptr && a.generators->size() == 1)
+    return a.generators->front().randn(shape, dtype).to(DType::float32);
+  RAEDIT_CHECK(a.generators == nullptr || static_cast<int64_t>(a.generators->size()) == count,
+               {.code = ErrorCode::invalid_argument,
+                .what = "the number of generators does not fit the number of pictures",
+                .found = fmt::to_string(a.generators == nullptr ? 0 : a.generators->size()),
+                .expected = fmt::format("1 or {}", count)});
+  const Tensor latents = Tensor::empty(shape, DType::float32);
+  for (int64_t k = 0; k < count; ++k) {
+    Generator own(a.seed.value_or(0) + static_cast<uint64_t>(k));
+    Generator& generator = a.generators != nullptr ? (*a.generators)[static_cast<size_t>(k)] : own;
+    latents.slice(0, k, k + 1).copy_from(generator.randn(one, dtype));
+  }
+  return latents;
+}
+
+// The velocity at time t, guided where guidance acts. Outside its interval the null half is not even computed.
+Tensor predict(Context& ctx, const RAEDiT2DModel& model, const Tensor& latents, float t, const Tensor& labels,
+               const RAEDiTPipelineArguments& a) {
+  const int64_t count = latents.dim(0);
+  const bool guided = a.guidance_scale > 1.0 && guidance_active(t, a.guidance_start, a.guidance_end);
+  if (!guided) return model.forward(ctx, latents, Tensor::full({count}, t), labels);
+  const Tensor null_labels = Tensor::empty({count}, DType::int64);
+  for (int64_t i = 0; i < count; ++i) null_labels.data<int64_t>()[i] = model.config().num_classes;
+  const Tensor both_labels = Tensor::empty({2 * count}, DType::int64);
+  both_labels.slice(0, 0, count).copy_from(labels);
+  both_labels.slice(0, count, 2 * count).copy_from(null_labels);
+  const Tensor both = ops::concat(ctx, {latents, latents}, 0);
+  const Tensor v = model.forward(ctx, both, Tensor::full({2 * count}, t), both_labels);
+  return classifier_free_guidance(ctx, v.slice(0, 0, count), v.slice(0, count, 2 * count), a.guidance_scale);
+}
+
+Tensor denoise(Context& ctx, const RAEDiT2DModel& model, FlowMatchEulerDiscreteScheduler scheduler, Tensor latents,
+               const Tensor& labels, const RAEDiTPipelineArguments& a) {
+  const auto start = Clock::now();
+  scheduler.set_timesteps(a.num_inference_steps);
+  const auto total = static_cast<int64_t>(scheduler.timesteps().size());
+  const auto train_steps = static_cast<float>(scheduler.config().num_train_timesteps);
+  for (int64_t i = 0; i < total; ++i) {
+    ctx.throw_if_cancelled();
+    const float timestep = scheduler.timesteps()[static_cast<size_t>(i)];
+    const Tensor v = ops::cast(ctx, predict(ctx, model, latents, timestep / train_steps, labels, a), DType::float32);
+    latents = scheduler.step(ctx, v, timestep, latents);
+    ctx.report({Progress::Phase::sample, i + 1, total, seconds_since(start)});
+  }
+  return latents;
+}
+
+// Pictures one by one: the decoder's activations are the peak of memory otherwise.
+Tensor decode(Context& ctx, const AutoencoderRAE& vae, const Tensor& latents) {
+  const auto start = Clock::now();
+  const int64_t count = latents.dim(0);
+  Tensor images;
+  for (int64_t i = 0; i < count; ++i) {
+    ctx.throw_if_cancelled();
+    const Tensor image = ops::clamp(ctx, vae.decode(ctx, latents.slice(0, i, i + 1)), 0.0f, 1.0f);
+    if (!images.defined()) images = Tensor::empty({count, image.dim(1), image.dim(2), image.dim(3)}, DType::float32);
+    images.slice(0, i, i + 1).copy_from(image);
+    ctx.report({Progress::Phase::decode, i + 1, count, seconds_since(start)});
+  }
+  return images;
+}
+
+}  // namespace
+
+RAEDiTPipelineOutput RAEDiTPipeline::operator()(Context& ctx, const RAEDiTPipelineArguments& arguments) const {
+  const RAEDiT2DModelConfig& config = transformer_.config();
+  check_arguments(arguments, config);
+  const std::vector<int64_t> ids = repeat_labels(arguments);
+  const auto count = static_cast<int64_t>(ids.size());
+  const Tensor labels = Tensor::from(ids, {count});
+
+  const auto start = Clock::now();
+  const Tensor noise = prepare_latents(arguments, count, config, transformer_.dtype());
+  RAEDiTPipelineOutput output;
+  output.latents = denoise(ctx, transformer_, scheduler_, noise, labels, arguments).clone();
+  output.sample_seconds = seconds_since(start);
+  if (arguments.output_type == OutputType::latent) return output;
+
+  const auto decode_start = Clock::now();
+  output.images = decode(ctx, vae_, output.latents);
+  output.decode_seconds = seconds_since(decode_start);
+  if (arguments.output_type == OutputType::pil)
+    for (int64_t i = 0; i < count; ++i) output.pictures.push_back(to_image(output.images.select(0, i)));
+  return output;
+}
+
+std::vector<int64_t> RAEDiTPipeline::get_label_ids(const std::vector<std::string>& names) const {
+  std::vector<int64_t> ids;
+  for (const std::string& name : names) {
+    const auto found = labels_.find(name);
+    if (found == labels_.end()) {
+      std::vector<std::string> known;
+      for (const auto& [label, id] : labels_) known.push_back(label);
+      const std::string hint = did_you_mean(name, known);
+      raise({.code = ErrorCode::invalid_argument,
+             .what = "no such label",
+             .found = "'" + name + "'",
+             .expected = known.empty() ? "a class id, since this model has no labels" : "",
+             .hint = hint.empty() && !known.empty() ? "`raedit labels` lists them" : hint});
+    }
+    ids.push_back(found->second);
+  }
+  return ids;
+}
+
+}  // namespace raedit

@@ -1,0 +1,124 @@
+// RAEDiTPipeline as a folder: model_index.json, transformer/, vae/, scheduler/.
+#include <charconv>
+#include <filesystem>
+
+#include "core/check.h"
+#include "core/json.h"
+#include "io/files.h"
+#include "raedit/rae_dit_pipeline.h"
+
+namespace raedit {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kIndexName = "model_index.json";
+
+std::string trim(const std::string& text) {
+  const size_t begin = text.find_first_not_of(" \t\r\n");
+  if (begin == std::string::npos) return "";
+  return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
+}
+
+// "tench, Tinca tinca" gives two names for one id.
+std::map<std::string, int64_t> names_of(const std::map<int64_t, std::string>& id2label) {
+  std::map<std::string, int64_t> labels;
+  for (const auto& [id, label] : id2label) {
+    for (size_t begin = 0; begin <= label.size();) {
+      const size_t comma = std::min(label.find(',', begin), label.size());
+      const std::string name = trim(label.substr(begin, comma - begin));
+      if (!name.empty()) labels[name] = id;
+      begin = comma + 1;
+    }
+  }
+  return labels;
+}
+
+std::map<int64_t, std::string> parse_labels(const Json& index, const std::string& path) {
+  std::map<int64_t, std::string> id2label;
+  if (!index.contains("id2label") || index["id2label"].is_null()) return id2label;
+  const auto bad = [&](const std::string& found) {
+    raise({.code = ErrorCode::format,
+           .what = "id2label is not a map from class ids to names",
+           .where = path,
+           .found = found,
+           .expected = "{\"0\": \"name\", ...}"});
+  };
+  if (!index["id2label"].is_object()) bad(index["id2label"].dump());
+  for (const auto& [key, value] : index["id2label"].items()) {
+    int64_t id = -1;
+    const auto [end, status] = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (status != std::errc() || end != key.data() + key.size() || id < 0 || !value.is_string()) bad(key);
+    id2label[id] = value.get<std::string>();
+  }
+  return id2label;
+}
+
+void check_index(const Json& index, const std::string& path) {
+  RAEDIT_CHECK(
+      index.is_object() && index.value("_class_name", "") == "RAEDiTPipeline",
+      {.code = ErrorCode::format,
+       .what = "this is not a RAEDiTPipeline",
+       .where = path,
+       .found = index.is_object() && index.contains("_class_name") ? index["_class_name"].dump() : "no _class_name",
+       .expected = "RAEDiTPipeline"});
+}
+
+}  // namespace
+
+RAEDiTPipeline::RAEDiTPipeline(RAEDiT2DModel transformer, AutoencoderRAE vae, FlowMatchEulerDiscreteScheduler scheduler,
+                               std::map<int64_t, std::string> id2label)
+    : transformer_(std::move(transformer)),
+      vae_(std::move(vae)),
+      scheduler_(std::move(scheduler)),
+      id2label_(std::move(id2label)),
+      labels_(names_of(id2label_)) {
+  const int64_t latent_channels = vae_.config().encoder_hidden_size;
+  RAEDIT_CHECK(vae_.config().reshape_to_2d && transformer_.config().in_channels == latent_channels &&
+                   transformer_.config().sample_size == vae_.config().grid(),
+               {.code = ErrorCode::format,
+                .what = "transformer and autoencoder do not fit together",
+                .where = "RAEDiTPipeline",
+                .found = "transformer latents [" + std::to_string(transformer_.config().in_channels) + ", " +
+                         std::to_string(transformer_.config().sample_size) + ", " +
+                         std::to_string(transformer_.config().sample_size) + "]",
+                .expected = "[" + std::to_string(latent_channels) + ", " + std::to_string(vae_.config().grid()) + ", " +
+                            std::to_string(vae_.config().grid()) + "] of the autoencoder"});
+}
+
+RAEDiTPipeline RAEDiTPipeline::from_pretrained(const std::string& folder, const LoadOptions& options) {
+  RAEDIT_CHECK(fs::is_directory(folder),
+               {.code = ErrorCode::not_found,
+                .what = "no such model folder",
+                .where = folder,
+                .hint = "a model folder holds model_index.json, transformer/, vae/ and scheduler/"});
+  const fs::path root(folder);
+  const std::string path = (root / kIndexName).string();
+  const Json index = parse_json(read_file(path), path);
+  check_index(index, path);
+  // What is small comes first: a broken index costs no time.
+  auto id2label = parse_labels(index, path);
+  auto scheduler = FlowMatchEulerDiscreteScheduler::from_pretrained((root / "scheduler").string());
+  auto vae = AutoencoderRAE::from_pretrained((root / "vae").string(), options);
+  auto transformer = RAEDiT2DModel::from_pretrained((root / "transformer").string(), options);
+  return RAEDiTPipeline(std::move(transformer), std::move(vae), std::move(scheduler), std::move(id2label));
+}
+
+void RAEDiTPipeline::save_pretrained(const std::string& folder, const SaveOptions& options) const {
+  const fs::path root(folder);
+  create_directories(folder);
+  transformer_.save_pretrained((root / "transformer").string(), options);
+  vae_.save_pretrained((root / "vae").string(), options);
+  scheduler_.save_pretrained((root / "scheduler").string());
+  Json index;
+  index["_class_name"] = "RAEDiTPipeline";
+  if (!id2label_.empty())
+    for (const auto& [id, label] : id2label_) index["id2label"][std::to_string(id)] = label;
+  index["scheduler"] = {"diffusers", "FlowMatchEulerDiscreteScheduler"};
+  index["transformer"] = {"diffusers", "RAEDiT2DModel"};
+  index["vae"] = {"diffusers", "AutoencoderRAE"};
+  // Last: a folder without it is not a pipeline yet.
+  write_file((root / kIndexName).string(), index.dump(2) + "\n");
+}
+
+}  // namespace raedit
