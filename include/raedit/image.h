@@ -23,9 +23,9 @@ struct Image {
 // Keyword and text, both UTF-8, in the order of the file.
 using PngText = std::vector<std::pair<std::string, std::string>>;
 
-// Every PNG becomes 8-bit RGB as with Pillow's convert("RGB"): gray and palettes expanded, alpha dropped, the upper
-// byte of 16-bit samples. Throws Error(format) for what is not a whole, undamaged PNG, Error(unsupported) for sides
-// over 32768 or more than 2^27 pixels.
+// Every PNG becomes 8-bit RGB as with Pillow's convert("RGB"): gray and palettes expanded, alpha dropped. Of 16-bit
+// samples the upper byte is kept, for gray ones too (Pillow clips those to white). Throws Error(format) for what is not
+// a whole, undamaged PNG, Error(unsupported) for sides over 32768 or more than 2^27 pixels.
 RAEDIT_API Image load_png(const std::string& path);
 // The file appears whole or not at all. Equal images and texts give equal bytes.
 RAEDIT_API void save_png(const Image& image, const std::string& path, const PngText& text = {});
