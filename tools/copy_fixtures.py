@@ -5,8 +5,8 @@
 FIXTURES is a folder written by the reference code on a CPU in float32 (its versions.json is copied along):
 torch 2.11.0, transformers 5.17.0, diffusers PR 13231 at head e3d065493c, upstream bytetriper/RAE at a4d18c4.
 
-Nothing is changed, only left out: gradients that another variant proves already (see REDUCED) and the per-block states of the
-32x32 grid. What was left out stands in the file's metadata under "left_out".
+Nothing is changed, only left out: gradients that another variant proves already (see REDUCED). What was left out stands
+in the file's metadata under "left_out".
 """
 
 import argparse
@@ -24,12 +24,9 @@ TREES = ["transformer", "autoencoder/dinov2", "autoencoder/dinov2_tokens", "pipe
 REDUCED = ["grid_16", "grid_32", "head_72_128", "no_null_class", "no_pos_embed", "no_rope"]
 SMALL_GRADIENT = 4096  # elements
 KEEP = {"head_72_128": r"grad\.(blocks\.1\.attn\..*|blocks\.2\.attn\.to_(q|out\.0)\..*)"}
-DROP = {"grid_32": r"block\.\d+"}
 
 
 def stays(variant, name, shape):
-    if re.fullmatch(DROP.get(variant, "(?!)"), name):
-        return False
     if variant not in REDUCED or not name.startswith("grad.") or name == "grad.hidden_states":
         return True
     count = 1
