@@ -1,9 +1,9 @@
-"""Draw from torch's CPU generator: tests/parity/data/rng/torch_cpu.safetensors.
+"""Draw from torch's CPU generator: tests/parity/data/rng/torch_2_15.safetensors, named after the version that ran.
 
     python tools/dump_rng.py [--out tests/parity/data/rng]
 
-Ran with torch 2.15.0 (the version is in the file's metadata). It matters for bfloat16 alone: up to 2.11 torch drew bfloat16
-normals from 8-bit uniforms. The names say what was drawn: KIND.seedS.nCOUNT each from a fresh generator, and sequence.seedS.*
+Ran with torch 2.15.0 (the version is in the file's metadata). It matters for bfloat16 alone: up to 2.11 torch drew
+bfloat16 from 8-bit uniforms, and torch_2_11.safetensors holds what it drew. The names say what was drawn: KIND.seedS.nCOUNT each from a fresh generator, and sequence.seedS.*
 one after the other from a single one.
 """
 
@@ -50,7 +50,9 @@ def main():
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     tensors = {name: tensor for seed in SEEDS for name, tensor in draw(seed).items()}
-    save_file(tensors, os.path.join(args.out, "torch_cpu.safetensors"), {"torch": torch.__version__.split("+")[0]})
+    version = torch.__version__.split("+")[0]
+    name = "torch_" + "_".join(version.split(".")[:2]) + ".safetensors"
+    save_file(tensors, os.path.join(args.out, name), {"torch": version})
 
 
 if __name__ == "__main__":

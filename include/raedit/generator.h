@@ -9,12 +9,22 @@
 
 namespace raedit {
 
+// How bfloat16 numbers are drawn, which torch has changed. float32 and float64 are the same in both.
+enum class Bfloat16Draws {
+  // In float32, rounded last: as torch 2.15. Whole blocks of 16 are the float32 numbers of the same seed, rounded, so
+  // that one seed gives one picture whatever the model's dtype.
+  rounded,
+  // From uniform numbers of 8 bits, rounded after every operation: as torch up to 2.11. Normal numbers take few values
+  // and never exceed 3.33.
+  native,
+};
+
 // torch's CPU generator: mt19937 seeded as torch.Generator("cpu").manual_seed(seed) does. Integers are exact; normal
 // numbers follow torch's algorithm and agree to float32 rounding of log, sin and cos (2e-6 absolute).
 // Source: pytorch aten/src/ATen/core/MT19937RNGEngine.h, native/cpu/DistributionTemplates.h.
 class RAEDIT_API Generator {
  public:
-  explicit Generator(uint64_t seed = 0);
+  explicit Generator(uint64_t seed = 0, Bfloat16Draws bfloat16_draws = Bfloat16Draws::rounded);
   Generator(const Generator& other);
   Generator& operator=(const Generator& other);
   Generator(Generator&&) noexcept;

@@ -1,9 +1,10 @@
 // Random numbers in torch's order. Re-implemented from the published algorithms: MT19937 (Matsumoto and Nishimura
 // 1998), Box-Muller (1958), and the way torch's CPU generator spends the bits
 // (aten/src/ATen/core/TransformationHelper.h, native/cpu/DistributionTemplates.h): 24 bits for a float32 uniform, 53 of
-// a 64-bit draw for float64. bfloat16 is as in torch 2.15; 2.11 still made it from 8-bit uniforms and never left +-3.4.
+// a 64-bit draw for float64, 8 bits for a bfloat16 of its own. Which of the two ways to bfloat16: Bfloat16Draws.
 #include "raedit/generator.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <numbers>
@@ -21,9 +22,11 @@ struct Generator::State {
   std::mt19937 engine;
   // The scalar path makes two numbers at a time and keeps the second, across calls and until the next manual_seed.
   std::optional<double> next_normal;
+  Bfloat16Draws bfloat16_draws = Bfloat16Draws::rounded;
 };
 
-Generator::Generator(uint64_t seed) : state_(std::make_unique<State>()) {
+Generator::Generator(uint64_t seed, Bfloat16Draws bfloat16_draws) : state_(std::make_unique<State>()) {
+  state_->bfloat16_draws = bfloat16_draws;
   manual_seed(seed);
 }
 Generator::Generator(const Generator& other) : state_(std::make_unique<State>(*other.state_)) {}
@@ -53,54 +56,72 @@ namespace {
 
 constexpr int64_t kBlock = 16;  // torch's blocked path, and the size from which it is taken
 
-// bfloat16 is drawn and computed in float32 and rounded last.
-template <class T>
-using RealOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
 // Uniform in [0, 1) with as many bits as T has digits.
 template <class T>
 T uniform(Generator& generator) {
-  if constexpr (std::is_same_v<T, double>) {
+  if constexpr (std::is_same_v<T, double>)
     return static_cast<double>(generator.random64() & ((uint64_t{1} << 53) - 1)) * 0x1p-53;
-  } else if constexpr (std::is_same_v<T, float>) {
+  else if constexpr (std::is_same_v<T, float>)
     return static_cast<float>(generator.random() & ((1u << 24) - 1u)) * 0x1p-24f;
-  } else {
-    const T value(uniform<float>(generator));
-    return static_cast<float>(value) == 1.0f ? T(0.0f) : value;  // rounded up to the end that is not in the interval
-  }
+  else
+    return T(static_cast<float>(generator.random() & ((1u << 8) - 1u)) * 0x1p-8f);
+}
+
+bfloat16 rounded_uniform(Generator& generator) {
+  const bfloat16 value(uniform<float>(generator));
+  return static_cast<float>(value) == 1.0f ? bfloat16(0.0f) : value;  // rounded up to the end that is not in [0, 1)
 }
 
 template <class T>
-void fill_uniform(Generator& generator, T* values, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) values[i] = uniform<T>(generator);
+void fill(T* values, int64_t count, T (*draw)(Generator&), Generator& generator) {
+  for (int64_t i = 0; i < count; ++i) values[i] = draw(generator);
 }
 
 // Box-Muller over one block of uniform numbers: i and i + 8 become normal numbers i and i + 8.
 template <class T>
 void normal_block(Generator& generator, T* values) {
-  using Real = RealOf<T>;
   constexpr int64_t kHalf = kBlock / 2;
-  std::array<Real, kBlock> uniforms;
-  fill_uniform(generator, uniforms.data(), kBlock);
-  for (size_t i = 0; i < kHalf; ++i) {
-    const Real u1 = Real{1} - uniforms[i];  // (0, 1]: the logarithm is finite
-    const Real radius = std::sqrt(Real{-2} * std::log(u1));
-    const Real theta = Real{2} * std::numbers::pi_v<Real> * uniforms[i + kHalf];
-    values[i] = T(radius * std::cos(theta));
-    values[i + kHalf] = T(radius * std::sin(theta));
+  fill(values, kBlock, uniform<T>, generator);
+  for (int64_t i = 0; i < kHalf; ++i) {
+    const T u1 = T{1} - values[i];  // (0, 1]: the logarithm is finite
+    const T radius = std::sqrt(T{-2} * std::log(u1));
+    const T theta = T{2} * std::numbers::pi_v<T> * values[i + kHalf];
+    values[i] = radius * std::cos(theta);
+    values[i + kHalf] = radius * std::sin(theta);
   }
 }
 
-// When the blocks do not come out even, the last 16 are drawn again. By then float32 and float64 have spent one draw on
-// every element, bfloat16 only on those of whole blocks.
+void rounded_normal_block(Generator& generator, bfloat16* values) {
+  std::array<float, kBlock> normals;
+  normal_block(generator, normals.data());
+  std::transform(normals.begin(), normals.end(), values, [](float normal) { return bfloat16(normal); });
+}
+
+// Every result is rounded to bfloat16 before it is used.
+void native_normal_block(Generator& generator, bfloat16* values) {
+  constexpr int64_t kHalf = kBlock / 2;
+  const auto rounded = [](float value) { return static_cast<float>(bfloat16(value)); };
+  fill(values, kBlock, uniform<bfloat16>, generator);
+  for (int64_t i = 0; i < kHalf; ++i) {
+    const float u1 = 1.0f - static_cast<float>(values[i]);
+    const auto u2 = static_cast<double>(static_cast<float>(values[i + kHalf]));
+    const float radius = rounded(std::sqrt(-2.0f * rounded(std::log(u1))));
+    const float theta = rounded(static_cast<float>(2.0 * std::numbers::pi * u2));
+    values[i] = bfloat16(radius * rounded(std::cos(theta)));
+    values[i + kHalf] = bfloat16(radius * rounded(std::sin(theta)));
+  }
+}
+
+// When the blocks do not come out even, the last 16 are drawn again. By then one draw was spent on every element
+// (`skip` for the others), but for rounded bfloat16, which spends them on whole blocks only.
 template <class T>
-void fill_normal_blocks(Generator& generator, T* values, int64_t count) {
-  for (int64_t i = 0; i + kBlock <= count; i += kBlock) normal_block(generator, values + i);
+void fill_normal_blocks(Generator& generator, T* values, int64_t count, void (*block)(Generator&, T*),
+                        T (*skip)(Generator&)) {
+  for (int64_t i = 0; i + kBlock <= count; i += kBlock) block(generator, values + i);
   const int64_t rest = count % kBlock;
   if (rest == 0) return;
-  if constexpr (std::is_same_v<T, RealOf<T>>)
-    for (int64_t i = 0; i < rest; ++i) (void)uniform<T>(generator);
-  normal_block(generator, values + count - kBlock);
+  for (int64_t i = 0; skip != nullptr && i < rest; ++i) (void)skip(generator);
+  block(generator, values + count - kBlock);
 }
 
 }  // namespace
@@ -117,8 +138,8 @@ Tensor Generator::randn(const Shape& shape, DType dtype) {
     state_->next_normal = radius * std::sin(theta);
     return radius * std::cos(theta);
   };
-  const auto fill = [&]<class T>(T* values) {
-    if (count >= kBlock) return fill_normal_blocks(*this, values, count);
+  const auto draw = [&]<class T>(T* values, void (*block)(Generator&, T*), T (*skip)(Generator&)) {
+    if (count >= kBlock) return fill_normal_blocks(*this, values, count, block, skip);
     for (int64_t i = 0; i < count; ++i) {
       if constexpr (std::is_same_v<T, double>)
         values[i] = scalar_normal();
@@ -126,10 +147,14 @@ Tensor Generator::randn(const Shape& shape, DType dtype) {
         values[i] = T(static_cast<float>(scalar_normal()));
     }
   };
+  const bool native = state_->bfloat16_draws == Bfloat16Draws::native;
   switch (dtype) {
-    case DType::float64: fill(result.data<double>()); return result;
-    case DType::float32: fill(result.data<float>()); return result;
-    case DType::bfloat16: fill(result.data<bfloat16>()); return result;
+    case DType::float64: draw(result.data<double>(), normal_block<double>, uniform<double>); return result;
+    case DType::float32: draw(result.data<float>(), normal_block<float>, uniform<float>); return result;
+    case DType::bfloat16:
+      draw(result.data<bfloat16>(), native ? native_normal_block : rounded_normal_block,
+           native ? uniform<bfloat16> : nullptr);
+      return result;
     default: break;
   }
   raise({.code = ErrorCode::unsupported,
@@ -140,10 +165,13 @@ Tensor Generator::randn(const Shape& shape, DType dtype) {
 
 Tensor Generator::rand(const Shape& shape, DType dtype) {
   Tensor result = Tensor::empty(shape, dtype);
+  const bool native = state_->bfloat16_draws == Bfloat16Draws::native;
   switch (dtype) {
-    case DType::float64: fill_uniform(*this, result.data<double>(), result.numel()); return result;
-    case DType::float32: fill_uniform(*this, result.data<float>(), result.numel()); return result;
-    case DType::bfloat16: fill_uniform(*this, result.data<bfloat16>(), result.numel()); return result;
+    case DType::float64: fill(result.data<double>(), result.numel(), uniform<double>, *this); return result;
+    case DType::float32: fill(result.data<float>(), result.numel(), uniform<float>, *this); return result;
+    case DType::bfloat16:
+      fill(result.data<bfloat16>(), result.numel(), native ? uniform<bfloat16> : rounded_uniform, *this);
+      return result;
     default: break;
   }
   raise({.code = ErrorCode::unsupported,

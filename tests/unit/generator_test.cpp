@@ -1,4 +1,4 @@
-// Known answers, drawn with torch 2.15 on a CPU; tests/parity/rng_test.cpp compares whole tensors.
+// Known answers, drawn with torch 2.15 (and 2.11) on a CPU; tests/parity/rng_test.cpp compares whole tensors.
 #include "raedit/generator.h"
 
 #include <cmath>
@@ -69,6 +69,51 @@ TEST(Generator, Bfloat16NormalsSpendNoDrawsOnTheTail) {
                -1.8125,      -0.345703125, -2.0625,   0.67578125, -1.3203125,  -1.359375},
               0);
   expect_near(generator.rand({1}), {0.6266505718231201}, 0);
+}
+
+TEST(Generator, RoundedBfloat16NormalsAreTheFloat32OnesOfTheSeed) {
+  for (const int64_t count : {7, 16, 3 * 8 * 8}) {
+    const Tensor wide = Generator(5).randn({count});
+    EXPECT_EQ(Generator(5).randn({count}, DType::bfloat16).to_vector<float>(),
+              wide.to(DType::bfloat16).to_vector<float>());
+  }
+}
+
+// torch 2.11: randn(40, dtype=bfloat16) of seed 42, its first and last four.
+TEST(Generator, NativeBfloat16IsRoundedThroughout) {
+  Generator generator(42, Bfloat16Draws::native);
+  const std::vector<float> values = generator.randn({40}, DType::bfloat16).to_vector<float>();
+  expect_near(Tensor::from(std::vector<float>(values.begin(), values.begin() + 4), {4}),
+              {-0.80859375, -1.53125, 0.40625, 0.171875}, 0);
+  expect_near(Tensor::from(std::vector<float>(values.end() - 4, values.end()), {4}),
+              {1.8515625, 0.80078125, 1.765625, -0.103515625}, 0);
+  // 40 draws and 16 more for the tail: the next is the 57th.
+  Generator counted(42);
+  for (int i = 0; i < 56; ++i) counted.random();
+  EXPECT_EQ(generator.random(), counted.random());
+
+  float largest = 0;
+  for (const float value : generator.randn({100'000}, DType::bfloat16).to_vector<float>())
+    largest = std::max(largest, std::abs(value));
+  EXPECT_EQ(largest, 3.328125f);  // sqrt(-2 log(1/256)): all that 8 bits can reach
+}
+
+TEST(Generator, NativeBfloat16UniformsHaveEightBits) {
+  Generator generator(7, Bfloat16Draws::native), bits(7);
+  for (const float value : generator.rand({1000}, DType::bfloat16).to_vector<float>())
+    ASSERT_EQ(value, static_cast<float>(bits.random() % 256) / 256.0f);
+}
+
+TEST(Generator, TheWayToBfloat16TouchesNothingElse) {
+  Generator native(3, Bfloat16Draws::native), rounded(3);
+  for (const DType dtype : {DType::float32, DType::float64}) {
+    EXPECT_EQ(native.randn({37}, dtype).to_vector<double>(), rounded.randn({37}, dtype).to_vector<double>());
+    EXPECT_EQ(native.rand({5}, dtype).to_vector<double>(), rounded.rand({5}, dtype).to_vector<double>());
+  }
+  native.manual_seed(3);  // keeps its way, as does a copy
+  const Generator copy = native;
+  EXPECT_EQ(Generator(copy).randn({40}, DType::bfloat16).to_vector<float>(),
+            Generator(3, Bfloat16Draws::native).randn({40}, DType::bfloat16).to_vector<float>());
 }
 
 TEST(Generator, Float64NormalsUseTwoDrawsEach) {
