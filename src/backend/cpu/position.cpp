@@ -1,0 +1,156 @@
+// Rotary position embedding, table lookup and Fourier features.
+// Formulas: Su et al., RoFormer (arXiv 2104.09864), on the pairs (2k, 2k + 1); Tancik et al., Fourier Features
+// (arXiv 2006.10739).
+#include <cmath>
+
+#include "backend/cpu/cpu_kernels.h"
+#include "backend/cpu/rows.h"
+#include "backend/cpu/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/position.cpp"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+#include "backend/cpu/chunk-inl.h"
+#include "backend/cpu/simd_math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace raedit::backend::cpu {
+namespace HWY_NAMESPACE {
+
+#if HWY_TARGET == HWY_SCALAR
+
+// One lane holds no pair. The same multiplications and additions, so the same bits.
+void rotate_chunk(const float* x, const float* cos, const float* sin, bool inverse, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 2) {
+    const float a = x[i], b = x[i + 1];
+    out[i] = a * cos[i] + (inverse ? b * sin[i + 1] : -b * sin[i]);
+    out[i + 1] = b * cos[i + 1] + (inverse ? -a * sin[i] : a * sin[i + 1]);
+  }
+}
+
+#else
+
+void rotate_chunk(const float* x, const float* cos, const float* sin, bool inverse, size_t n, float* out) {
+  const FloatTag d;
+  // Lanes of a 512-bit vector; narrower ones take the first.
+  static constexpr float kEvenMinus[16] = {-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
+  const auto even_minus = hn::LoadU(d, kEvenMinus);
+  if (inverse) {  // the transposed matrix: the sine is that of the element the partner came from
+    const auto odd_minus = hn::Neg(even_minus);
+    const auto rotate = [&](FloatVec v, FloatVec c, FloatVec s) {
+      return hn::Add(hn::Mul(v, c), hn::Mul(hn::Shuffle2301(hn::Mul(v, s)), odd_minus));
+    };
+    map(n, out, rotate, x, cos, sin);
+  } else {
+    const auto rotate = [&](FloatVec v, FloatVec c, FloatVec s) {
+      return hn::Add(hn::Mul(v, c), hn::Mul(hn::Mul(hn::Shuffle2301(v), even_minus), s));
+    };
+    map(n, out, rotate, x, cos, sin);
+  }
+}
+
+#endif
+
+void rotate_row(const Row& x, const float* cos, const float* sin, bool inverse, int64_t size, const Row& out) {
+  HWY_ALIGN float values[kChunk];
+  HWY_ALIGN float result[kChunk];
+  for (int64_t first = 0; first < size; first += kChunk) {
+    const auto n = static_cast<size_t>(std::min(kChunk, size - first));
+    float* y = staged_output(out, first, result);
+    rotate_chunk(stage(x, first, n, values), cos + first, sin + first, inverse, n, y);
+    unstage(out, first, n, y);
+  }
+}
+
+// target += row
+void add_row(const Row& row, int64_t first, int64_t size, const Row& target) {
+  HWY_ALIGN float values[kChunk];
+  const auto n = static_cast<size_t>(size);
+  add_to(target, first, n, stage(row, first, n, values));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace raedit::backend::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+#include <numbers>
+
+#include "tensor/convert.h"
+
+namespace raedit::backend::cpu {
+
+HWY_EXPORT(rotate_row);
+HWY_EXPORT(add_row);
+
+void CpuKernels::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, bool inverse, const Tensor& out) const {
+  const int64_t tokens = x.dim(1), heads = x.dim(2), width = x.dim(3);
+  const auto* cosines = cos.data<float>();
+  const auto* sines = sin.data<float>();
+  const auto run = HWY_DYNAMIC_DISPATCH(rotate_row);
+  parallel_for(threads_, x.dim(0) * tokens, x.numel(), [&](int64_t i) {
+    const int64_t b = i / tokens, n = i % tokens;
+    for (int64_t h = 0; h < heads; ++h) {
+      const int64_t from = b * x.stride(0) + n * x.stride(1) + h * x.stride(2);
+      const int64_t to = b * out.stride(0) + n * out.stride(1) + h * out.stride(2);
+      run(row_of(x, from, 1), cosines + n * cos.stride(0), sines + n * sin.stride(0), inverse, width,
+          row_of(out, to, 1));
+    }
+  });
+}
+
+void CpuKernels::embedding(const Tensor& table, const Tensor& ids, const Tensor& out) const {
+  const int64_t width = table.dim(1);
+  const Tensor rows = ids.contiguous();
+  const auto* row = rows.data<int64_t>();
+  parallel_for(threads_, rows.numel(), out.numel(), [&](int64_t i) {
+    convert_row(table.dtype(), row_of(table, row[i] * table.stride(0), 1).data, 1, out.dtype(),
+                row_of(out, i * width, 1).data, 1, width);
+  });
+}
+
+void CpuKernels::embedding_backward(const Tensor& dout, const Tensor& ids, const Tensor& dtable) const {
+  const int64_t width = dtable.dim(1);
+  const Tensor rows = ids.contiguous();
+  const Tensor gradient = dout.contiguous();
+  const auto* row = rows.data<int64_t>();
+  // Threads share out the columns, so a row that is looked up twice is summed in the order of the ids.
+  parallel_for(threads_, (width + kChunk - 1) / kChunk, gradient.numel(), [&](int64_t block) {
+    const int64_t first = block * kChunk;
+    for (int64_t i = 0; i < rows.numel(); ++i) HWY_DYNAMIC_DISPATCH(add_row)
+    (row_of(gradient, i * width, 1), first, std::min(kChunk, width - first),
+     row_of(dtable, row[i] * dtable.stride(0), 1));
+  });
+}
+
+void CpuKernels::fourier_features(const Tensor& t, const Tensor& w, const Tensor& out) const {
+  const int64_t count = w.dim(0);
+  const auto* frequencies = w.data<float>();
+  const auto* times = t.data<float>();
+  // u is rounded to float32 after each product, as a reference in float32 does. It can be thousands of turns, so its
+  // sine needs an exact reduction: the double one, rounded once.
+  constexpr float kPi = std::numbers::pi_v<float>;
+  parallel_for(threads_, t.dim(0), out.numel(), [&](int64_t b) {
+    for (int64_t f = 0; f < count; ++f) {
+      const float u = times[b * t.stride(0)] * frequencies[f * w.stride(0)] * 2.0f * kPi;
+      const auto sine = static_cast<float>(std::sin(static_cast<double>(u)));
+      const auto cosine = static_cast<float>(std::cos(static_cast<double>(u)));
+      if (out.dtype() == DType::float32) {
+        auto* row = reinterpret_cast<float*>(row_of(out, b * 2 * count, 1).data);
+        row[f] = sine;
+        row[count + f] = cosine;
+      } else {
+        auto* row = reinterpret_cast<bfloat16*>(row_of(out, b * 2 * count, 1).data);
+        row[f] = bfloat16(sine);
+        row[count + f] = bfloat16(cosine);
+      }
+    }
+  });
+}
+
+}  // namespace raedit::backend::cpu
+
+#endif  // HWY_ONCE
