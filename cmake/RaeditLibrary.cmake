@@ -3,7 +3,7 @@
 #   target_link_libraries(app PRIVATE raedit::raedit)
 include(CMakePackageConfigHelpers)
 
-file(WRITE ${CMAKE_BINARY_DIR}/raedit_library.cpp "")
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/raedit_library.cpp CONTENT "")  # keeps its time when it is there already
 add_library(raedit SHARED ${CMAKE_BINARY_DIR}/raedit_library.cpp)
 add_library(raedit::raedit ALIAS raedit)
 set(RAEDIT_ROOMS core tensor io backend_cpu device ops nn models diffusion pipeline)
@@ -12,6 +12,8 @@ foreach(room ${RAEDIT_ROOMS})
   add_dependencies(raedit raedit_${room})
 endforeach()
 target_link_libraries(raedit PRIVATE raedit_pipeline)
+target_link_options(raedit PRIVATE -Wl,--version-script=${CMAKE_CURRENT_LIST_DIR}/libraedit.map)
+set_property(TARGET raedit APPEND PROPERTY LINK_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/libraedit.map)
 target_include_directories(raedit PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
                                          $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_compile_features(raedit PUBLIC cxx_std_20)

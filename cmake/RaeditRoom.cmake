@@ -12,7 +12,7 @@ function(raedit_room name)
   target_link_libraries(${room} PUBLIC ${rooms} ${ARG_LIBRARIES})
 
   if(NOT RAEDIT_SANITIZE)  # the sanitizers' runtime is only in the program, which --no-undefined would refuse
-    file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/layering.cpp "")
+    file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/layering.cpp CONTENT "")  # keeps its time when it is there already
     add_library(${room}_layering MODULE ${CMAKE_CURRENT_BINARY_DIR}/layering.cpp)
     target_link_libraries(${room}_layering PRIVATE
       -Wl,--whole-archive $<TARGET_FILE:${room}> -Wl,--no-whole-archive ${rooms} ${ARG_LIBRARIES})
