@@ -55,7 +55,8 @@ double apply(backend::Activation kind, double x) {
     case backend::Activation::silu: return silu(x);
     case backend::Activation::gelu: return 0.5 * x * std::erfc(-x / std::numbers::sqrt2);
     case backend::Activation::gelu_tanh:
-      return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+      // (1 + tanh u) / 2 as the sigmoid of 2 u, which keeps its digits where tanh is nearly -1.
+      return x / (1.0 + std::exp(-2.0 * std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
   }
   return x;
 }

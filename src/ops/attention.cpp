@@ -11,7 +11,7 @@
 namespace raedit::ops {
 
 Tensor attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v) {
-  check_compute_dtype("attention", q);
+  for (const Tensor* operand : {&q, &k, &v}) check_compute_dtype("attention", *operand);
   check_rank("attention", "query", q, 4);
   check_rank("attention", "key", k, 4);
   check_shape("attention", "key", k.shape(), {q.dim(0), k.dim(1), q.dim(2), q.dim(3)});

@@ -36,4 +36,16 @@ inline void check_compute_dtype(std::string_view op, const Tensor& tensor) {
                 .expected = "float32 or bfloat16"});
 }
 
+// Tensor::expand with a message that names the op and the operand.
+inline Tensor expand_to(std::string_view op, std::string_view operand, const Tensor& tensor, const Shape& shape) {
+  bool fits = tensor.defined() && tensor.rank() <= shape.rank();
+  for (int i = 1; fits && i <= tensor.rank(); ++i) fits = tensor.dim(-i) == 1 || tensor.dim(-i) == shape[-i];
+  RAEDIT_CHECK(fits, {.code = ErrorCode::invalid_argument,
+                      .what = std::string(operand) + " does not broadcast",
+                      .where = std::string(op),
+                      .found = tensor.defined() ? tensor.shape().str() : "nothing",
+                      .expected = "a shape that broadcasts to " + shape.str()});
+  return tensor.expand(shape);
+}
+
 }  // namespace raedit::ops

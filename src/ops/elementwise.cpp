@@ -5,11 +5,24 @@
 #include "ops/tape.h"
 
 namespace raedit::ops {
+namespace {
+
+const char* name_of(backend::Binary kind) {
+  switch (kind) {
+    case backend::Binary::add: return "add";
+    case backend::Binary::sub: return "sub";
+    case backend::Binary::mul: return "mul";
+    case backend::Binary::div: return "div";
+  }
+  return "binary";
+}
+
+}  // namespace
 
 Tensor binary(Context& ctx, backend::Binary kind, const Tensor& a, const Tensor& b) {
-  check_compute_dtype("binary", a);
-  check_compute_dtype("binary", b);
-  const Tensor wide = b.expand(a.shape());
+  check_compute_dtype(name_of(kind), a);
+  check_compute_dtype(name_of(kind), b);
+  const Tensor wide = expand_to(name_of(kind), "b", b, a.shape());
   const Tensor out = ctx.empty(a.shape(), a.dtype());
   ctx.kernels().binary(kind, a, wide, out);
   if (Tape* tape = Tape::recording(ctx, {&a, &b})) {
@@ -27,6 +40,7 @@ Tensor scale(Context& ctx, const Tensor& x, float factor) {
 
 Tensor add_scaled(Context& ctx, const Tensor& a, float alpha, const Tensor& b) {
   check_compute_dtype("add_scaled", a);
+  check_compute_dtype("add_scaled", b);
   check_shape("add_scaled", "b", b.shape(), a.shape());
   const Tensor out = ctx.empty(a.shape(), a.dtype());
   ctx.kernels().add_scaled(a, alpha, b, out);

@@ -9,8 +9,10 @@ namespace raedit::ops {
 
 Tensor add_gated(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& gate) {
   check_compute_dtype("add_gated", x);
+  check_compute_dtype("add_gated", y);
+  check_compute_dtype("add_gated", gate);
   check_shape("add_gated", "y", y.shape(), x.shape());
-  const Tensor g = gate.expand(x.shape());
+  const Tensor g = expand_to("add_gated", "gate", gate, x.shape());
   const Tensor out = ctx.empty(x.shape(), x.dtype());
   ctx.kernels().add_gated(x, y, g, out);
   if (Tape* tape = Tape::recording(ctx, {&x, &y, &gate})) {

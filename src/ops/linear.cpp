@@ -17,7 +17,8 @@ void check(const Tensor& x, const Matrix& weight, const Tensor& bias) {
                 .what = "input width does not fit the weight",
                 .where = "linear",
                 .found = x.shape().str(),
-                .expected = "a last dimension of " + std::to_string(weight.value.dim(1))});
+                .expected = "a last dimension of " + std::to_string(weight.value.dim(1)) + " for a weight of " +
+                            weight.value.shape().str()});
   if (bias.defined()) check_shape("linear", "bias", bias.shape(), {weight.value.dim(0)});
 }
 

@@ -50,8 +50,13 @@ Tensor rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps) 
 Tensor modulated_norm(Context& ctx, const Tensor& x, NormKind kind, float eps, const Tensor& weight,
                       const Tensor& shift, const Tensor& scale) {
   check_rank("modulated_norm", "x", x, 3);
-  const backend::NormArgs args{
-      kind, eps, x, weight, {}, scale.expand(x.shape()), shift.defined() ? shift.expand(x.shape()) : shift};
+  const backend::NormArgs args{kind,
+                               eps,
+                               x,
+                               weight,
+                               {},
+                               expand_to("modulated_norm", "scale", scale, x.shape()),
+                               shift.defined() ? expand_to("modulated_norm", "shift", shift, x.shape()) : shift};
   return norm(ctx, "modulated_norm", args);
 }
 

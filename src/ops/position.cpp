@@ -12,6 +12,11 @@ namespace raedit::ops {
 Tensor rope(Context& ctx, const Tensor& x, const Tensor& cos, const Tensor& sin) {
   check_compute_dtype("rope", x);
   check_rank("rope", "x", x, 4);
+  RAEDIT_CHECK(x.dim(3) % 2 == 0, {.code = ErrorCode::invalid_argument,
+                                   .what = "only pairs can be rotated",
+                                   .where = "rope",
+                                   .found = x.shape().str(),
+                                   .expected = "an even head width"});
   check_shape("rope", "cos", cos.shape(), {x.dim(1), x.dim(3)});
   check_shape("rope", "sin", sin.shape(), {x.dim(1), x.dim(3)});
   const Tensor out = ctx.empty(x.shape(), x.dtype());
