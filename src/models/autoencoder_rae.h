@@ -55,6 +55,6 @@ struct AutoencoderRae {
   mutable std::once_flag encoder_once_;
 };
 
-AutoencoderRAEConfig parse_autoencoder_rae_config(const Json& json, const std::string& where);
+AutoencoderRAEConfig parse_autoencoder_rae_config(const Json& json, const std::string& folder);
 
 }  // namespace raedit::models

@@ -2,58 +2,58 @@
 // lists of up to a million numbers; only their shape is read here, since the checkpoint holds the same as tensors.
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "core/check.h"
 #include "models/autoencoder_rae.h"
 #include "models/checkpoint.h"
 
 namespace raedit {
 
-AutoencoderRAEConfig AutoencoderRAEConfig::from_file(const std::string& path) {
-  return models::parse_autoencoder_rae_config(models::read_config(path, "AutoencoderRAE"), path);
-}
-
 namespace models {
 namespace {
 
-constexpr int64_t kMost = 1 << 20;
+constexpr int kMostStatisticsRank = 4;
 
-// The shape of a number or of equally long nested lists of numbers.
+// The lists of lists that torch.tensor() takes: all at one depth have one length, and all ends are numbers.
+bool has_shape(const Json& value, const std::vector<int64_t>& dims, size_t depth = 0) {
+  if (depth == dims.size()) return value.is_number();
+  if (!value.is_array() || static_cast<int64_t>(value.size()) != dims[depth]) return false;
+  for (const Json& item : value)
+    if (!has_shape(item, dims, depth + 1)) return false;
+  return true;
+}
+
+// Of a number, of nested lists of numbers, or of the one number that stands for null.
 Shape list_shape(JsonReader& reader, const char* key) {
   const Json* value = reader.raw(key);
   if (value == nullptr || value->is_null()) return {1};
-  if (value->is_number()) return {1};
   std::vector<int64_t> dims;
-  for (const Json* at = value; at->is_array(); at = &at->front()) {
+  for (const Json* at = value; at->is_array() && !at->empty() && dims.size() <= kMostStatisticsRank; at = &at->front())
     dims.push_back(static_cast<int64_t>(at->size()));
-    if (at->empty() || dims.size() > 4) reader.fail(key, "a number or nested lists of at most four dimensions");
-  }
-  if (!value->is_array()) reader.fail(key, "a number, nested lists of numbers or null");
+  if (dims.size() > kMostStatisticsRank || !has_shape(*value, dims))
+    reader.fail(key, "a number, null, or equally long lists of numbers, nested at most four deep");
   return Shape(dims);
 }
 
-std::vector<double> channel_numbers(JsonReader& reader, const char* key) {
+void check_channel_numbers(JsonReader& reader, const char* key) {
   const Json* value = reader.raw(key);
-  if (value == nullptr || value->is_null()) return {};
-  std::vector<double> numbers;
-  if (!value->is_array() || value->size() != 3) reader.fail(key, "three numbers or null");
-  for (const Json& item : *value) {
-    if (!item.is_number()) reader.fail(key, "three numbers or null");
-    numbers.push_back(item.get<double>());
-  }
-  return numbers;
+  if (value == nullptr || value->is_null()) return;
+  if (!has_shape(*value, {3})) reader.fail(key, "three numbers or null");
 }
 
-void check_range(const JsonReader& reader, const char* key, int64_t value, int64_t least = 1) {
-  if (value < least || value > kMost) reader.fail(key, fmt::format("{} to {}", least, kMost));
+void check_range(const JsonReader& reader, const char* key, int64_t value, int64_t least = 1,
+                 int64_t most = kMostWidth) {
+  if (value < least || value > most) reader.fail(key, fmt::format("{} to {}", least, most));
 }
 
 void check(const JsonReader& reader, const AutoencoderRAEConfig& c) {
   check_range(reader, "encoder_hidden_size", c.encoder_hidden_size);
   check_range(reader, "encoder_patch_size", c.encoder_patch_size);
-  check_range(reader, "encoder_num_hidden_layers", c.encoder_num_hidden_layers, 0);
+  check_range(reader, "encoder_num_hidden_layers", c.encoder_num_hidden_layers, 0, kMostLayers);
   check_range(reader, "encoder_input_size", c.encoder_input_size);
   check_range(reader, "decoder_hidden_size", c.decoder_hidden_size);
-  check_range(reader, "decoder_num_hidden_layers", c.decoder_num_hidden_layers, 0);
+  check_range(reader, "decoder_num_hidden_layers", c.decoder_num_hidden_layers, 0, kMostLayers);
   check_range(reader, "decoder_num_attention_heads", c.decoder_num_attention_heads);
   check_range(reader, "decoder_intermediate_size", c.decoder_intermediate_size);
   check_range(reader, "patch_size", c.patch_size);
@@ -62,6 +62,8 @@ void check(const JsonReader& reader, const AutoencoderRAEConfig& c) {
   if (c.encoder_patch_size > 518) reader.fail("encoder_patch_size", "1 to 518");
   if (c.encoder_input_size % c.encoder_patch_size != 0)
     reader.fail("encoder_input_size", fmt::format("a multiple of encoder_patch_size {}", c.encoder_patch_size));
+  if (c.grid() > kMostTokensAlongEdge)
+    reader.fail("encoder_input_size", fmt::format("at most {} patches along an edge", kMostTokensAlongEdge));
   if (c.decoder_hidden_size % c.decoder_num_attention_heads != 0)
     reader.fail("decoder_num_attention_heads",
                 fmt::format("a divisor of decoder_hidden_size {}", c.decoder_hidden_size));
@@ -70,19 +72,18 @@ void check(const JsonReader& reader, const AutoencoderRAEConfig& c) {
   if (c.image_size && *c.image_size != c.output_size())
     reader.fail("image_size",
                 fmt::format("{} (patch_size * encoder_input_size / encoder_patch_size) or null", c.output_size()));
-  if (c.scaling_factor == 0.0) reader.fail("scaling_factor", "anything but 0");
+  const auto factor = static_cast<float>(c.scaling_factor);
+  if (factor == 0.0f || !std::isfinite(factor)) reader.fail("scaling_factor", "a float32 number that is not 0");
+  if (c.noise_tau < 0.0) reader.fail("noise_tau", "0 or more");
 }
 
-}  // namespace
-
-AutoencoderRAEConfig parse_autoencoder_rae_config(const Json& json, const std::string& where) {
-  JsonReader reader(json, where + "/config.json");
+AutoencoderRAEConfig parse(JsonReader reader) {
   AutoencoderRAEConfig c;
   c.encoder_type = reader.string("encoder_type", c.encoder_type);
   if (c.encoder_type == "siglip2" || c.encoder_type == "mae")
     raise({.code = ErrorCode::unsupported,
            .what = "this encoder is not supported yet",
-           .where = where + "/config.json: encoder_type",
+           .where = reader.where() + ": encoder_type",
            .found = c.encoder_type,
            .expected = "dinov2"});
   if (c.encoder_type != "dinov2") reader.fail("encoder_type", "dinov2");
@@ -104,12 +105,24 @@ AutoencoderRAEConfig parse_autoencoder_rae_config(const Json& json, const std::s
   c.latents_mean_shape = list_shape(reader, "latents_mean");
   c.latents_std_shape = list_shape(reader, "latents_std");
   // The checkpoint's encoder_mean and encoder_std are what is used; the lists only have to be lists.
-  channel_numbers(reader, "encoder_norm_mean");
-  channel_numbers(reader, "encoder_norm_std");
+  check_channel_numbers(reader, "encoder_norm_mean");
+  check_channel_numbers(reader, "encoder_norm_std");
   reader.finish();
   check(reader, c);
   return c;
 }
 
+}  // namespace
+
+AutoencoderRAEConfig parse_autoencoder_rae_config(const Json& json, const std::string& folder) {
+  return parse(JsonReader(json, folder + "/config.json"));
+}
+
 }  // namespace models
+
+AutoencoderRAEConfig AutoencoderRAEConfig::from_file(const std::string& path) {
+  const Json json = models::read_config_file(path, "AutoencoderRAE");
+  return models::parse(JsonReader(json, path));
+}
+
 }  // namespace raedit

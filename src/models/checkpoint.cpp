@@ -11,7 +11,7 @@ namespace raedit::models {
 namespace {
 
 constexpr const char* kBaseName = "diffusion_pytorch_model";
-constexpr size_t kMostConfigBytes = 1ULL << 30;
+constexpr size_t kMostConfigBytes = size_t{128} << 20;  // ten times the largest published: statistics per element
 
 void check_known_names(const NamedParameters& parameters, const SafetensorsSet& weights) {
   std::set<std::string> known;
@@ -51,16 +51,20 @@ void check_tensor(const std::string& name, const nn::Parameter& parameter, const
 }  // namespace
 
 Json read_config(const std::string& folder, const std::string& class_name) {
-  RAEDIT_CHECK(std::filesystem::is_directory(folder),
+  std::error_code error;
+  RAEDIT_CHECK(std::filesystem::is_directory(folder, error),
                {.code = ErrorCode::not_found, .what = "no such model folder", .where = folder});
-  const std::string path = (std::filesystem::path(folder) / "config.json").string();
+  return read_config_file((std::filesystem::path(folder) / "config.json").string(), class_name);
+}
+
+Json read_config_file(const std::string& path, const std::string& class_name) {
   Json config = parse_json(read_file(path, kMostConfigBytes), path);
   if (config.is_object() && config.contains("_class_name")) {
     const Json& found = config["_class_name"];
     RAEDIT_CHECK(found == class_name, {.code = ErrorCode::format,
                                        .what = "this is another kind of model",
                                        .where = path,
-                                       .found = found.dump(),
+                                       .found = found.is_string() ? found.get<std::string>() : found.type_name(),
                                        .expected = class_name});
   }
   return config;

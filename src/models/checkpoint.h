@@ -33,6 +33,13 @@ int64_t count_parameters(const M& module) {
 // FOLDER/config.json. Throws Error(not_found) for a missing folder or file, Error(format) when _class_name names
 // another class.
 Json read_config(const std::string& folder, const std::string& class_name);
+Json read_config_file(const std::string& path, const std::string& class_name);
+
+// Bounds of config values, far above every real model: what a config alone asks for is built before the weights are
+// looked at.
+inline constexpr int64_t kMostWidth = 1 << 20;
+inline constexpr int64_t kMostLayers = 4096;
+inline constexpr int64_t kMostTokensAlongEdge = 512;
 
 // Every name and shape must match, both ways, but for parameters that are not required. Throws Error naming the first
 // tensor that does not, with the nearest name.

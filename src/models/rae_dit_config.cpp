@@ -7,36 +7,34 @@
 
 namespace raedit {
 
-RAEDiT2DModelConfig RAEDiT2DModelConfig::from_file(const std::string& path) {
-  return models::parse_rae_dit_config(models::read_config(path, "RAEDiT2DModel"), path);
-}
-
 namespace models {
 namespace {
 
-constexpr int64_t kMost = 1 << 20;  // no width, depth or count of a real model comes near
-
-void check_range(const JsonReader& reader, const char* key, int64_t value, int64_t least) {
-  if (value < least || value > kMost) reader.fail(key, fmt::format("{} to {}", least, kMost));
+void check_range(const JsonReader& reader, const char* key, int64_t value, int64_t least = 1,
+                 int64_t most = kMostWidth) {
+  if (value < least || value > most) reader.fail(key, fmt::format("{} to {}", least, most));
 }
 
-void check_pair(const JsonReader& reader, const char* key, const std::array<int64_t, 2>& pair, int64_t least) {
-  for (const int64_t value : pair) check_range(reader, key, value, least);
+void check_pair(const JsonReader& reader, const char* key, const std::array<int64_t, 2>& pair, int64_t least = 1,
+                int64_t most = kMostWidth) {
+  for (const int64_t value : pair) check_range(reader, key, value, least, most);
 }
 
 void check(const JsonReader& reader, const RAEDiT2DModelConfig& c) {
-  check_range(reader, "sample_size", c.sample_size, 1);
-  check_range(reader, "in_channels", c.in_channels, 1);
-  check_range(reader, "num_classes", c.num_classes, 1);
-  check_pair(reader, "patch_size", c.patch_size, 1);
-  check_pair(reader, "hidden_size", c.hidden_size, 1);
-  check_pair(reader, "num_heads", c.num_heads, 1);
-  check_pair(reader, "depth", c.depth, 0);
+  check_range(reader, "sample_size", c.sample_size);
+  check_range(reader, "in_channels", c.in_channels);
+  check_range(reader, "num_classes", c.num_classes);
+  check_pair(reader, "patch_size", c.patch_size);
+  check_pair(reader, "hidden_size", c.hidden_size);
+  check_pair(reader, "num_heads", c.num_heads);
+  check_pair(reader, "depth", c.depth, 0, kMostLayers);
   if (!(c.mlp_ratio > 0.0 && c.mlp_ratio <= 1024.0)) reader.fail("mlp_ratio", "above 0, at most 1024");
   if (!(c.class_dropout_prob >= 0.0 && c.class_dropout_prob <= 1.0)) reader.fail("class_dropout_prob", "0 to 1");
   for (size_t stream = 0; stream < 2; ++stream) {
     if (c.sample_size % c.patch_size[stream] != 0)
       reader.fail("patch_size", fmt::format("a divisor of sample_size {}", c.sample_size));
+    if (c.sample_size / c.patch_size[stream] > kMostTokensAlongEdge)
+      reader.fail("sample_size", fmt::format("at most {} patches along an edge", kMostTokensAlongEdge));
     if (c.hidden_size[stream] % c.num_heads[stream] != 0)
       reader.fail("num_heads", fmt::format("a divisor of hidden_size {}", c.hidden_size[stream]));
     if (c.use_rope && c.hidden_size[stream] / c.num_heads[stream] % 4 != 0)
@@ -50,10 +48,7 @@ Json pair_or_int(const std::array<int64_t, 2>& pair) {
   return pair[0] == pair[1] ? Json(pair[0]) : Json::array({pair[0], pair[1]});
 }
 
-}  // namespace
-
-RAEDiT2DModelConfig parse_rae_dit_config(const Json& json, const std::string& where) {
-  JsonReader reader(json, where + "/config.json");
+RAEDiT2DModelConfig parse(JsonReader reader) {
   RAEDiT2DModelConfig c;
   c.sample_size = reader.int64("sample_size", c.sample_size);
   c.patch_size = reader.int_pair("patch_size", c.patch_size);
@@ -73,6 +68,12 @@ RAEDiT2DModelConfig parse_rae_dit_config(const Json& json, const std::string& wh
   reader.finish();
   check(reader, c);
   return c;
+}
+
+}  // namespace
+
+RAEDiT2DModelConfig parse_rae_dit_config(const Json& json, const std::string& folder) {
+  return parse(JsonReader(json, folder + "/config.json"));
 }
 
 Json to_json(const RAEDiT2DModelConfig& c) {
@@ -97,4 +98,10 @@ Json to_json(const RAEDiT2DModelConfig& c) {
 }
 
 }  // namespace models
+
+RAEDiT2DModelConfig RAEDiT2DModelConfig::from_file(const std::string& path) {
+  const Json json = models::read_config_file(path, "RAEDiT2DModel");
+  return models::parse(JsonReader(json, path));
+}
+
 }  // namespace raedit

@@ -157,9 +157,11 @@ RaeDitTransformer::RaeDitTransformer(const RAEDiT2DModelConfig& c)
 }
 
 void RaeDitTransformer::complete() {
-  if (config.use_pos_embed && !pos_embed.defined())
+  if (config.use_pos_embed && !pos_embed.defined()) {
     pos_embed.value =
         nn::sincos_pos_embed_2d(config.hidden_size[kEncoder], side(config, kEncoder), false).reshape(pos_embed.shape);
+    pos_embed.source = pos_embed.value;  // diffusers wants it in the checkpoint
+  }
   if (enc_feat_rope) enc_feat_rope->complete();
   if (dec_feat_rope) dec_feat_rope->complete();
 }

@@ -42,8 +42,9 @@ Rope::Rope(int64_t side, int64_t head_width)
 void Rope::complete() {
   if (freqs_cos.defined() && freqs_sin.defined()) return;
   const std::vector<float> angle = angles(side_, freqs_cos.shape[1]);
-  if (!freqs_cos.defined()) freqs_cos.value = table(angle, freqs_cos.shape, std::cos);
-  if (!freqs_sin.defined()) freqs_sin.value = table(angle, freqs_sin.shape, std::sin);
+  // Sources too: diffusers wants them in the checkpoint.
+  if (!freqs_cos.defined()) freqs_cos.value = freqs_cos.source = table(angle, freqs_cos.shape, std::cos);
+  if (!freqs_sin.defined()) freqs_sin.value = freqs_sin.source = table(angle, freqs_sin.shape, std::sin);
 }
 
 Tensor Rope::forward(Context& ctx, const Tensor& x) const {

@@ -44,24 +44,26 @@ std::map<int64_t, std::string> parse_labels(const Json& index, const std::string
            .found = found,
            .expected = "{\"0\": \"name\", ...}"});
   };
-  if (!index["id2label"].is_object()) bad(index["id2label"].dump());
+  if (!index["id2label"].is_object()) bad(index["id2label"].type_name());
   for (const auto& [key, value] : index["id2label"].items()) {
     int64_t id = -1;
     const auto [end, status] = std::from_chars(key.data(), key.data() + key.size(), id);
-    if (status != std::errc() || end != key.data() + key.size() || id < 0 || !value.is_string()) bad(key);
+    if (status != std::errc() || end != key.data() + key.size() || id < 0 || !value.is_string()) bad("'" + key + "'");
     id2label[id] = value.get<std::string>();
   }
   return id2label;
 }
 
 void check_index(const Json& index, const std::string& path) {
-  RAEDIT_CHECK(
-      index.is_object() && index.value("_class_name", "") == "RAEDiTPipeline",
-      {.code = ErrorCode::format,
-       .what = "this is not a RAEDiTPipeline",
-       .where = path,
-       .found = index.is_object() && index.contains("_class_name") ? index["_class_name"].dump() : "no _class_name",
-       .expected = "RAEDiTPipeline"});
+  RAEDIT_CHECK(index.is_object() && index.contains("_class_name") && index["_class_name"] == "RAEDiTPipeline",
+               {.code = ErrorCode::format,
+                .what = "this is not a RAEDiTPipeline",
+                .where = path,
+                .found = !index.is_object()                 ? index.type_name()
+                         : !index.contains("_class_name")   ? "no _class_name"
+                         : index["_class_name"].is_string() ? index["_class_name"].get<std::string>()
+                                                            : index["_class_name"].type_name(),
+                .expected = "RAEDiTPipeline"});
 }
 
 }  // namespace
@@ -87,7 +89,8 @@ RAEDiTPipeline::RAEDiTPipeline(RAEDiT2DModel transformer, AutoencoderRAE vae, Fl
 }
 
 RAEDiTPipeline RAEDiTPipeline::from_pretrained(const std::string& folder, const LoadOptions& options) {
-  RAEDIT_CHECK(fs::is_directory(folder),
+  std::error_code error;
+  RAEDIT_CHECK(fs::is_directory(folder, error),
                {.code = ErrorCode::not_found,
                 .what = "no such model folder",
                 .where = folder,
