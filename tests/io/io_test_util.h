@@ -22,7 +22,7 @@ namespace raedit::test {
 class ScratchFolder {
  public:
   ScratchFolder() {
-    std::string pattern = testing::TempDir() + "raedit_io_XXXXXX";
+    std::string pattern = ::testing::TempDir() + "raedit_io_XXXXXX";
     path_ = ::mkdtemp(pattern.data());
   }
   ~ScratchFolder() {
