@@ -72,6 +72,9 @@ class Kernels {
 
   // What runs here and why, for people: "cpu, 2 threads, avx512".
   virtual std::string description() const = 0;
+  // Multiply-adds count as two operations a second: how fast the inner product runs on random numbers that already lie
+  // in the first-level cache. The bound that a whole model is compared with; measured anew at each call (about 0.3 s).
+  virtual double ceiling_flops(DType dtype) const = 0;
 
   // ---- linear algebra
   // weight: [N,K], any floating dtype, any strides. compute: float32 or bfloat16, the dtype linear() will see in x.

@@ -11,15 +11,21 @@ namespace {
 
 void check(const Tensor& x, const Matrix& weight, const Tensor& bias) {
   check_compute_dtype("linear", x);
-  check_rank("linear", "weight", weight.value, 2);
-  RAEDIT_CHECK(x.rank() >= 1 && x.dim(-1) == weight.value.dim(1),
+  if (weight.packed == nullptr) check_rank("linear", "weight", weight.value, 2);
+  const Shape shape = weight.shape();
+  RAEDIT_CHECK(x.rank() >= 1 && x.dim(-1) == shape[1],
                {.code = ErrorCode::invalid_argument,
                 .what = "input width does not fit the weight",
                 .where = "linear",
                 .found = x.shape().str(),
-                .expected = "a last dimension of " + std::to_string(weight.value.dim(1)) + " for a weight of " +
-                            weight.value.shape().str()});
-  if (bias.defined()) check_shape("linear", "bias", bias.shape(), {weight.value.dim(0)});
+                .expected = "a last dimension of " + std::to_string(shape[1]) + " for a weight of " + shape.str()});
+  RAEDIT_CHECK(weight.packed == nullptr || weight.packed->dtype == x.dtype(),
+               {.code = ErrorCode::invalid_argument,
+                .what = "input and weight have different types",
+                .where = "linear",
+                .found = std::string(name_of(x.dtype())),
+                .expected = weight.packed == nullptr ? "" : std::string(name_of(weight.packed->dtype))});
+  if (bias.defined()) check_shape("linear", "bias", bias.shape(), {shape[0]});
 }
 
 }  // namespace
@@ -31,10 +37,9 @@ Tensor linear(Context& ctx, const Tensor& x, const Matrix& weight, const Tensor&
   if (tape != nullptr && act != Activation::none) return activation(ctx, linear(ctx, x, weight, bias), act);
 
   const Tensor rows = contiguous(ctx, x).reshape({-1, x.dim(-1)});
-  const bool usable = weight.packed != nullptr && weight.packed->dtype == x.dtype();
-  const auto packed = usable ? weight.packed : ctx.kernels().pack(weight.value, x.dtype());
+  const auto packed = weight.packed != nullptr ? weight.packed : ctx.kernels().pack(weight.value, x.dtype());
   Shape shape = x.shape();
-  shape.set(-1, weight.value.dim(0));
+  shape.set(-1, packed->n);
   const Tensor out = ctx.empty(shape, x.dtype());
   const Tensor out_rows = out.reshape({-1, out.dim(-1)});
   ctx.kernels().linear(rows, *packed, bias, act, out_rows);

@@ -19,6 +19,7 @@ class CpuKernels final : public Kernels {
   explicit CpuKernels(int threads) : threads_(threads) {}
 
   std::string description() const override;
+  double ceiling_flops(DType dtype) const override;
 
   std::shared_ptr<const PackedMatrix> pack(const Tensor& weight, DType compute) const override;
   void linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,

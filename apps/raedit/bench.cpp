@@ -1,0 +1,159 @@
+// raedit bench: one forward of a model of a published size with random weights, or of a model folder, against the
+// ceiling that the same run measures.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+
+#include "backend/device/device.h"
+#include "command.h"
+#include "core/json.h"
+#include "measure.h"
+#include "model_path.h"
+#include "models/workload.h"
+#include "raedit/raedit.h"
+#include "values.h"
+
+namespace raedit::cli {
+namespace {
+
+const char* const kFooter =
+    "Sizes: s and xl are the transformers DiT-DH-S and DiT-DH-XL at 256 pixels, decoder-xl the ViT-XL\n"
+    "decoder, encoder-b the DINOv2-B encoder, all with random weights; bundled is the bundled transformer.\n"
+    "\n"
+    "Examples:\n"
+    "  raedit bench --size xl\n"
+    "  raedit bench --size decoder-xl --dtype bfloat16 --json\n"
+    "  raedit bench --model DIR --batch 4";
+
+struct BenchOptions {
+  std::string size = "xl";
+  std::string model;
+  std::string dtype = "float32";
+  std::string device = "cpu";
+  int64_t batch = 1;
+  int64_t runs = 5;
+  int threads = 0;
+  bool json = false;
+};
+
+// Something to time: one forward, and its operations.
+struct Workload {
+  std::string name;
+  double flops = 0;
+  std::function<void(Context&)> forward;
+};
+
+Workload transformer_workload(const std::string& name, const RAEDiT2DModelConfig& config, int64_t batch,
+                              std::function<void(Context&, const Tensor&, const Tensor&, const Tensor&)> forward) {
+  Generator generator(1);
+  const Tensor latents = generator.randn({batch, config.in_channels, config.sample_size, config.sample_size});
+  const Tensor timestep = Tensor::full({batch}, 0.5f);
+  std::vector<int64_t> ids;
+  for (int64_t i = 0; i < batch; ++i) ids.push_back(i % config.num_classes);
+  const Tensor labels = Tensor::from(ids, {batch});
+  return {name, models::transformer_flops(config, batch),
+          [=](Context& ctx) { forward(ctx, latents, timestep, labels); }};
+}
+
+Workload random_workload(const BenchOptions& o, DType dtype, const backend::Kernels& kernels) {
+  Generator generator(1);
+  const AutoencoderRAEConfig config = models::autoencoder_xl_config();
+  if (o.size == "decoder-xl") {
+    auto model = std::make_shared<models::RaeDecoder>(models::random_decoder(config, dtype, kernels));
+    const Tensor tokens = generator.randn({o.batch, config.num_patches(), config.encoder_hidden_size}).to(dtype);
+    return {o.size, models::decoder_flops(config, o.batch), [=](Context& ctx) { model->forward(ctx, tokens); }};
+  }
+  if (o.size == "encoder-b") {
+    auto model = std::make_shared<models::Dinov2WithRegisters>(models::random_encoder(config, dtype, kernels));
+    const Tensor pixels = generator.randn({o.batch, 3, config.encoder_input_size, config.encoder_input_size});
+    return {o.size, models::encoder_flops(config, o.batch), [=](Context& ctx) { model->forward(ctx, pixels, dtype); }};
+  }
+  const RAEDiT2DModelConfig xl = models::transformer_config(o.size);
+  auto model = std::make_shared<models::RaeDitTransformer>(models::random_transformer(xl, dtype, kernels));
+  return transformer_workload(
+      o.size, xl, o.batch,
+      [=](Context& ctx, const Tensor& x, const Tensor& t, const Tensor& y) { model->forward(ctx, x, t, y, {}, {}); });
+}
+
+Workload make_workload(const BenchOptions& o, DType dtype, const backend::Kernels& kernels) {
+  if (o.model.empty() && o.size != "bundled") return random_workload(o, dtype, kernels);
+  const std::string folder = find_model(o.model);
+  const auto model = RAEDiT2DModel::from_pretrained(folder + "/transformer", {.dtype = dtype});
+  return transformer_workload(
+      folder, model.config(), o.batch,
+      [=](Context& ctx, const Tensor& x, const Tensor& t, const Tensor& y) { model.forward(ctx, x, t, y); });
+}
+
+double median_seconds(Context& ctx, const Workload& workload, int64_t runs) {
+  workload.forward(ctx);  // warms caches and the arena
+  std::vector<double> seconds;
+  for (int64_t i = 0; i < runs; ++i) {
+    const Stopwatch watch;
+    workload.forward(ctx);
+    seconds.push_back(watch.seconds());
+  }
+  std::sort(seconds.begin(), seconds.end());
+  return seconds[seconds.size() / 2];
+}
+
+int run_bench(const BenchOptions& o) {
+  const DType dtype = dtype_from_name(o.dtype);
+  Context ctx({.device = Device::from_name(o.device), .threads = o.threads});
+  const Workload workload = make_workload(o, dtype, ctx.kernels());
+  // Before and after, since the machine's clock may drift meanwhile.
+  const double before = ctx.kernels().ceiling_flops(dtype);
+  const double seconds = median_seconds(ctx, workload, o.runs);
+  const double ceiling = (before + ctx.kernels().ceiling_flops(dtype)) / 2;
+  const double rate = workload.flops / seconds;
+  if (o.json) {
+    const Json result{{"model", workload.name},
+                      {"dtype", o.dtype},
+                      {"batch", o.batch},
+                      {"device", ctx.description()},
+                      {"runs", o.runs},
+                      {"milliseconds", seconds * 1e3},
+                      {"gflop", workload.flops * 1e-9},
+                      {"tflops", rate * 1e-12},
+                      {"ceiling_tflops", ceiling * 1e-12},
+                      {"fraction", rate / ceiling},
+                      {"peak_bytes", peak_memory_bytes()}};
+    fmt::print("{}\n", result.dump(2));
+    return kExitOk;
+  }
+  fmt::print("{}, {}, batch {}, {}\n", workload.name, o.dtype, o.batch, ctx.description());
+  fmt::print("{:.1f} ms a forward (median of {}), {:.1f} GFLOP\n", seconds * 1e3, o.runs, workload.flops * 1e-9);
+  fmt::print(
+      "{:.3f} TFLOP/s, {:.0f}% of the {:.3f} TFLOP/s that the inner product reaches from the first-level cache\n",
+      rate * 1e-12, 100 * rate / ceiling, ceiling * 1e-12);
+  fmt::print("peak memory {:.0f} MB\n", static_cast<double>(peak_memory_bytes()) * 1e-6);
+  return kExitOk;
+}
+
+}  // namespace
+
+Command add_bench(CLI::App& program) {
+  auto options = std::make_shared<BenchOptions>();
+  CLI::App* app = program.add_subcommand("bench", "Time one forward of a model against what the machine can do");
+  app->footer(kFooter);
+  auto* size = app->add_option("--size", options->size, "s, xl, decoder-xl, encoder-b or bundled")
+                   ->capture_default_str()
+                   ->check(one_of({"s", "xl", "decoder-xl", "encoder-b", "bundled"}));
+  app->add_option("--model", options->model, "time the transformer of this model folder instead")->excludes(size);
+  app->add_option("--dtype", options->dtype, "float32 or bfloat16")
+      ->capture_default_str()
+      ->check(one_of({"float32", "bfloat16"}));
+  app->add_option("--batch", options->batch, "pictures at once")->capture_default_str()->check(whole_number(1, 4096));
+  app->add_option("--runs", options->runs, "forwards to take the median of, after a warm-up")
+      ->capture_default_str()
+      ->check(whole_number(1, 100000));
+  app->add_option("--device", options->device, "cpu")->capture_default_str();
+  app->add_option("--threads", options->threads, "0: as many as the process may use")
+      ->capture_default_str()
+      ->check(whole_number(0, 4096));
+  add_switch(*app, "--json", options->json, "print one JSON object");
+  return {app, [options] { return run_bench(*options); }};
+}
+
+}  // namespace raedit::cli

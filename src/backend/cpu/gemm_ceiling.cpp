@@ -1,0 +1,72 @@
+// The ceiling of the matrix product: tiles that find all their operands in the first-level cache, on every thread at
+// once. Random numbers, because processors clock lower on them than on zeros.
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "backend/cpu/cpu_kernels.h"
+#include "backend/cpu/gemm.h"
+#include "backend/cpu/isa.h"
+
+namespace raedit::backend::cpu {
+namespace {
+
+constexpr int64_t kDepth = 64;  // 64 columns x 64 rows of weights are 16 KiB
+constexpr int kRuns = 5;        // of which the median counts
+constexpr int kTilesPerRun = 40000;
+
+// One thread's operands.
+struct Operands {
+  std::vector<float> a, panels, c;
+  std::vector<uint16_t> a16, panels16;
+
+  Operands()
+      : a(kTileRows * 2 * kDepth),
+        panels(kTileColumns * kDepth),
+        c(kTileRows * kTileColumns),
+        a16(kTileRows * 2 * kDepth),
+        panels16(kTileColumns * 2 * kDepth) {
+    uint32_t state = 1;
+    const auto random = [&] {
+      state = state * 1664525u + 1013904223u;
+      return static_cast<float>(state >> 8) / static_cast<float>(1 << 23) - 1.0f;
+    };
+    std::generate(a.begin(), a.end(), random);
+    std::generate(panels.begin(), panels.end(), random);
+    std::generate(a16.begin(), a16.end(), [&] { return bfloat16(random()).bits; });
+    std::generate(panels16.begin(), panels16.end(), [&] { return bfloat16(random()).bits; });
+  }
+
+  void multiply(DType dtype) {
+    if (dtype == DType::float32)
+      tile_f32(kTileRows, a.data(), kDepth, panels.data(), kPanel * kDepth, kDepth, c.data(), false);
+    else if (has_avx512_bf16())
+      tile_bf16_dot(kTileRows, a16.data(), 2 * kDepth, panels16.data(), 2 * kPanel * kDepth, kDepth, c.data(), false);
+    else
+      tile_bf16_wide(kTileRows, a.data(), 2 * kDepth, panels16.data(), 2 * kPanel * kDepth, kDepth, c.data(), false);
+  }
+};
+
+}  // namespace
+
+double CpuKernels::ceiling_flops(DType dtype) const {
+  using Clock = std::chrono::steady_clock;
+  const double products = dtype == DType::bfloat16 ? 2.0 : 1.0;  // a step of depth is a pair
+  const double operations = 2.0 * products * kTileRows * kTileColumns * kDepth * kTilesPerRun * threads_;
+  std::vector<double> rates;
+  for (int run = 0; run < kRuns; ++run) {
+    const auto start = Clock::now();
+#pragma omp parallel num_threads(threads_)
+    {
+      Operands operands;
+      for (int i = 0; i < kTilesPerRun; ++i) operands.multiply(dtype);
+    }
+    rates.push_back(operations / std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  std::nth_element(rates.begin(), rates.begin() + kRuns / 2, rates.end());
+  return rates[kRuns / 2];
+}
+
+}  // namespace raedit::backend::cpu
