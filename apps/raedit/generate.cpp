@@ -1,0 +1,297 @@
+// raedit generate: class names in, pictures out.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "command.h"
+#include "core/check.h"
+#include "core/json.h"
+#include "core/text.h"
+#include "generate_options.h"
+#include "interrupt.h"
+#include "io/png_codec.h"
+#include "latents_file.h"
+#include "measure.h"
+#include "model_path.h"
+#include "output.h"
+#include "progress_bar.h"
+#include "raedit/rae_dit_pipeline.h"
+#include "version.h"
+
+namespace raedit::cli {
+namespace {
+
+const char* const kFooter =
+    "Without --label and --class-id, --count pictures of classes drawn from the seed. Several classes follow\n"
+    "each other in the order labels, then class ids, each --count times.\n"
+    "\n"
+    "Files: .npy and .npz hold float32 [N,H,W,3] in [0,1] (npz: images, class_labels, seeds); .safetensors\n"
+    "holds images [N,3,H,W] float32 in [0,1], latents [N,C,h,w] and class_labels.\n"
+    "\n"
+    "Examples:\n"
+    "  raedit generate --label cat-face --seed 42 --output cat.png\n"
+    "  raedit generate --label drink --label heart --count 8 --guidance 3 --grid 8 --output grid.png\n"
+    "  raedit generate --class-id 13 --count 100 --steps 25 --output cats/\n"
+    "  raedit generate --label music --output-type latent --output music.safetensors\n"
+    "  raedit generate --latents noise.safetensors --label warning --json --output images.npz";
+
+struct PhaseSeconds {
+  double load = 0, sample = 0, decode = 0, write = 0, total = 0;
+};
+
+// One run of the command, from options to files.
+struct Generation {
+  const GenerateOptions& options;
+  Output output;
+  std::string model;
+  Tensor latents;  // given noise; undefined when it is drawn from seeds
+  std::vector<Picture> pictures;
+  PhaseSeconds seconds;
+};
+
+void check_output(Generation& g) {
+  const GenerateOptions& o = g.options;
+  const std::string fallback = o.wants_latents() ? "raedit.safetensors" : "raedit.png";
+  g.output = parse_output(o.output.empty() ? fallback : o.output, o.wants_latents());
+  RAEDIT_CHECK(o.grid == 0 || g.output.kind == OutputKind::png, {.code = ErrorCode::invalid_argument,
+                                                                 .what = "only a .png can be a grid",
+                                                                 .where = "--grid",
+                                                                 .found = g.output.path});
+  check_writable(g.output);
+}
+
+// A label as the model's index spells it, commas and all, or one of its names.
+std::vector<int64_t> ids_of_labels(const RAEDiTPipeline& pipeline, const std::vector<std::string>& labels) {
+  std::vector<int64_t> ids;
+  for (const std::string& label : labels) {
+    const auto& known = pipeline.id2label();
+    const auto whole =
+        std::find_if(known.begin(), known.end(), [&](const auto& entry) { return entry.second == label; });
+    ids.push_back(whole != known.end() && !pipeline.labels().contains(label) ? whole->first
+                                                                             : pipeline.get_label_ids({label}).front());
+  }
+  return ids;
+}
+
+// torch.randint(num_classes, (1,), generator=torch.Generator().manual_seed(seed))
+int64_t class_of_seed(uint64_t seed, int64_t num_classes) {
+  return static_cast<int64_t>(Generator(seed).random() % static_cast<uint64_t>(num_classes));
+}
+
+std::vector<int64_t> class_of_each_picture(const Generation& g, const RAEDiTPipeline& pipeline) {
+  const GenerateOptions& o = g.options;
+  const int64_t num_classes = pipeline.transformer().config().num_classes;
+  std::vector<int64_t> classes = ids_of_labels(pipeline, o.labels);
+  for (const int64_t id : o.class_ids) {
+    RAEDIT_CHECK(id < num_classes, {.code = ErrorCode::invalid_argument,
+                                    .what = "class id is out of range",
+                                    .where = "--class-id",
+                                    .found = fmt::to_string(id),
+                                    .expected = fmt::format("0 to {}", num_classes - 1)});
+    classes.push_back(id);
+  }
+  std::vector<int64_t> each;
+  for (const int64_t id : classes) each.insert(each.end(), static_cast<size_t>(o.count), id);
+  if (!classes.empty()) return each;
+  const int64_t count = g.latents.defined() && !o.count_given ? g.latents.dim(0) : o.count;
+  for (int64_t k = 0; k < count; ++k) each.push_back(class_of_seed(static_cast<uint64_t>(o.seed + k), num_classes));
+  return each;
+}
+
+void check_latents(const Generation& g, const RAEDiT2DModelConfig& config) {
+  if (!g.latents.defined()) return;
+  const Shape expected{static_cast<int64_t>(g.pictures.size()), config.in_channels, config.sample_size,
+                       config.sample_size};
+  RAEDIT_CHECK(g.latents.shape() == expected,
+               {.code = ErrorCode::invalid_argument,
+                .what = "latents have the wrong shape",
+                .where = g.options.latents,
+                .found = g.latents.shape().str(),
+                .expected = fmt::format("{} for {} picture(s) of this model", expected.str(), expected[0])});
+}
+
+// make_grid would say so too, but only after all the work.
+void check_grid_size(const Generation& g, int64_t side) {
+  const auto count = static_cast<int64_t>(g.pictures.size());
+  if (g.output.kind != OutputKind::png) return;
+  const int64_t columns = g.options.grid > 0 ? std::min<int64_t>(g.options.grid, count)
+                                             : static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(count))));
+  const int64_t width = columns * side, height = (count + columns - 1) / columns * side;
+  RAEDIT_CHECK(width <= kMaxImageSide && height <= kMaxImageSide && width * height <= kMaxImagePixels,
+               {.code = ErrorCode::invalid_argument,
+                .what = "the grid is too large for one PNG",
+                .found = fmt::format("{} pictures, {} x {} pixels", count, width, height),
+                .expected = fmt::format("sides up to {}, {} pixels", kMaxImageSide, kMaxImagePixels),
+                .hint = "write into a folder: --output pictures/"});
+}
+
+void plan_pictures(Generation& g, const RAEDiTPipeline& pipeline) {
+  const std::vector<int64_t> classes = class_of_each_picture(g, pipeline);
+  for (size_t k = 0; k < classes.size(); ++k) {
+    const auto label = pipeline.id2label().find(classes[k]);
+    g.pictures.push_back({classes[k], label == pipeline.id2label().end() ? "" : label->second,
+                          static_cast<uint64_t>(g.options.seed) + k});
+  }
+  check_latents(g, pipeline.transformer().config());
+  check_grid_size(g, pipeline.vae().config().output_size());
+}
+
+// Puts a batch where it belongs among all pictures.
+void collect(Tensor& all, const Tensor& batch, int64_t first, int64_t count) {
+  if (!all.defined()) {
+    Shape shape = batch.shape();
+    shape.set(0, count);
+    all = Tensor::empty(shape, DType::float32);
+  }
+  all.slice(0, first, first + batch.dim(0)).copy_from(batch);
+}
+
+RAEDiTPipelineArguments arguments_of(const Generation& g, int64_t first, int64_t end) {
+  const GenerateOptions& o = g.options;
+  RAEDiTPipelineArguments arguments;
+  for (int64_t k = first; k < end; ++k) arguments.class_labels.push_back(g.pictures[static_cast<size_t>(k)].class_id);
+  arguments.guidance_scale = o.guidance;
+  arguments.guidance_start = o.guidance_start;
+  arguments.guidance_end = o.guidance_end;
+  arguments.num_inference_steps = o.steps;
+  if (g.latents.defined())
+    arguments.latents = g.latents.slice(0, first, end);
+  else
+    arguments.seed = g.pictures[static_cast<size_t>(first)].seed;
+  const bool as_pictures = g.output.kind == OutputKind::png || g.output.kind == OutputKind::folder;
+  arguments.output_type = o.wants_latents() ? OutputType::latent : as_pictures ? OutputType::pil : OutputType::pt;
+  return arguments;
+}
+
+Results sample(Generation& g, const RAEDiTPipeline& pipeline, Context& ctx, int64_t& batches_done) {
+  Results results;
+  const auto count = static_cast<int64_t>(g.pictures.size());
+  for (int64_t first = 0; first < count; first += g.options.batch_size, ++batches_done) {
+    const int64_t end = std::min(count, first + g.options.batch_size);
+    const RAEDiTPipelineArguments arguments = arguments_of(g, first, end);
+    RAEDiTPipelineOutput batch = pipeline(ctx, arguments);
+    g.seconds.sample += batch.sample_seconds;
+    g.seconds.decode += batch.decode_seconds;
+    std::move(batch.pictures.begin(), batch.pictures.end(), std::back_inserter(results.images_8bit));
+    if (arguments.output_type == OutputType::pil) continue;
+    collect(results.latents, batch.latents, first, count);
+    if (batch.images.defined()) collect(results.images, batch.images, first, count);
+  }
+  results.pictures = g.pictures;
+  return results;
+}
+
+RequestInfo request_info(const Generation& g) {
+  const GenerateOptions& o = g.options;
+  const std::string latents = o.latents.empty() ? "" : std::filesystem::path(o.latents).filename().string();
+  return {model_name(g.model), latents, o.steps, o.guidance, o.guidance_start, o.guidance_end, o.dtype};
+}
+
+Json to_json(const Generation& g, const Context& ctx, const std::vector<std::string>& paths) {
+  const GenerateOptions& o = g.options;
+  Json labels = Json::array(), ids = Json::array(), seeds = Json::array();
+  for (const Picture& picture : g.pictures) {
+    labels.push_back(picture.label.empty() ? Json(nullptr) : Json(picture.label));
+    ids.push_back(picture.class_id);
+    seeds.push_back(picture.seed);
+  }
+  Json json{{"command", "generate"}, {"version", kVersion}, {"model", g.model}, {"pictures", g.pictures.size()}};
+  json["labels"] = labels;
+  json["class_ids"] = ids;
+  if (o.latents.empty())
+    json["seeds"] = seeds;
+  else
+    json["latents"] = o.latents;
+  json["steps"] = o.steps;
+  json["guidance"] = o.guidance;
+  json["guidance_start"] = o.guidance_start;
+  json["guidance_end"] = o.guidance_end;
+  json["batch_size"] = o.batch_size;
+  json["dtype"] = o.dtype;
+  json["output_type"] = o.output_type;
+  json["device"] = ctx.description();
+  json["threads"] = ctx.threads();
+  const PhaseSeconds& s = g.seconds;
+  json["seconds"] = {
+      {"load", s.load}, {"sample", s.sample}, {"decode", s.decode}, {"write", s.write}, {"total", s.total}};
+  json["images_per_second"] = static_cast<double>(g.pictures.size()) / (s.sample + s.decode);
+  json["peak_memory_bytes"] = peak_memory_bytes();
+  json["outputs"] = paths;
+  return json;
+}
+
+RAEDiTPipeline load(Generation& g, ProgressBar& bar) {
+  const Stopwatch watch;
+  LoadOptions load_options;
+  load_options.dtype = dtype_from_name(g.options.dtype);
+  load_options.device = Device::from_name(g.options.device);
+  RAEDiTPipeline pipeline = RAEDiTPipeline::from_pretrained(g.model, load_options);
+  g.seconds.load = watch.seconds();
+  bar.say(fmt::format("load {} in {}", g.model, human_seconds(g.seconds.load)));
+  return pipeline;
+}
+
+std::string summary(const Generation& g, const std::vector<std::string>& paths) {
+  const PhaseSeconds& s = g.seconds;
+  const std::string what = g.options.wants_latents() ? "latent" : "picture";
+  return fmt::format("{} {}{} in {} (sample {}, decode {}) -> {}", g.pictures.size(), what,
+                     g.pictures.size() == 1 ? "" : "s", human_seconds(s.total), human_seconds(s.sample),
+                     human_seconds(s.decode), paths.size() == 1 ? paths[0] : g.output.path);
+}
+
+int run_generate(const GenerateOptions& o) {
+  const Stopwatch total;
+  check_generate_options(o);
+  Generation g{o};
+  check_output(g);
+  if (!o.latents.empty()) g.latents = load_latents(o.latents);
+  g.model = find_model(o.model);
+
+  ProgressBar bar(ProgressBar::style_of_stderr(o.quiet));
+  const Interrupt interrupt;
+  const RAEDiTPipeline pipeline = load(g, bar);
+  plan_pictures(g, pipeline);
+  interrupt.throw_if_cancelled();
+
+  int64_t batches_done = 0;
+  ContextOptions context;
+  context.device = Device::from_name(o.device);
+  context.threads = o.threads;
+  context.cancel = interrupt.token();
+  context.progress = [&](const Progress& p) {
+    if (p.phase == Progress::Phase::sample) bar.step(batches_done * p.total + p.step);
+  };
+  Context ctx(context);
+  const int64_t batches = (static_cast<int64_t>(g.pictures.size()) + o.batch_size - 1) / o.batch_size;
+  bar.begin("sample", batches * o.steps);
+  const Results results = sample(g, pipeline, ctx, batches_done);
+  interrupt.throw_if_cancelled();
+
+  const Stopwatch write;
+  const std::vector<std::string> paths = write_output(g.output, results, request_info(g), o.grid);
+  g.seconds.write = write.seconds();
+  g.seconds.total = total.seconds();
+  bar.say(summary(g, paths));
+  if (o.json) fmt::print("{}\n", to_json(g, ctx, paths).dump(2, ' ', false, Json::error_handler_t::replace));
+  return kExitOk;
+}
+
+}  // namespace
+
+Command add_generate(CLI::App& program) {
+  auto options = std::make_shared<GenerateOptions>();
+  CLI::App* app = program.add_subcommand("generate", "Draw pictures of classes");
+  add_generate_options(*app, *options);
+  app->footer(kFooter);
+  return {app, [app, options] {
+            options->count_given = app->count("--count") > 0;
+            options->seed_given = app->count("--seed") > 0;
+            return run_generate(*options);
+          }};
+}
+
+}  // namespace raedit::cli

@@ -1,0 +1,96 @@
+#include "generate_options.h"
+
+#include <fmt/format.h>
+
+#include "core/check.h"
+#include "model_path.h"
+#include "values.h"
+
+namespace raedit::cli {
+namespace {
+
+constexpr int64_t kMostPictures = 1'000'000;
+
+void add_what(CLI::App& app, GenerateOptions& o) {
+  app.add_option("--model", o.model, kModelOptionHelp)->type_name("DIR");
+  app.add_option("--label", o.labels, "class to draw, by name, as often as you like ('raedit labels' lists them)")
+      ->type_name("NAME")
+      ->allow_extra_args(false);
+  app.add_option("--class-id", o.class_ids, "class to draw, by number, as often as you like")
+      ->type_name("N")
+      ->allow_extra_args(false)
+      ->check(whole_number(0));
+  app.add_option("--count", o.count, "pictures of each class (default 1)")
+      ->type_name("N")
+      ->check(whole_number(1, kMostPictures));
+}
+
+void add_sampling(CLI::App& app, GenerateOptions& o) {
+  app.add_option("--steps", o.steps, "sampling steps (default 50)")->type_name("N")->check(whole_number(1));
+  app.add_option("--guidance", o.guidance, "classifier-free guidance scale; 1 is none (default 1)")
+      ->type_name("X")
+      ->check(number(1));
+  app.add_option("--guidance-start", o.guidance_start, "guidance acts from this time (default 0, the finished picture)")
+      ->type_name("T")
+      ->check(number(0, 1));
+  app.add_option("--guidance-end", o.guidance_end, "and up to this one (default 1, pure noise)")
+      ->type_name("T")
+      ->check(number(0, 1));
+  app.add_option("--seed", o.seed, "picture k is drawn from seed N + k (default 0)")
+      ->type_name("N")
+      ->check(whole_number(0));
+  app.add_option("--latents", o.latents,
+                 "noise to start from instead of seeds, in a .safetensors file\n(NAME: which tensor, default latents)")
+      ->type_name("FILE[:NAME]");
+}
+
+void add_machine(CLI::App& app, GenerateOptions& o) {
+  app.add_option("--batch-size", o.batch_size,
+                 "pictures at a time; changes memory and speed, never pictures (default 8)")
+      ->type_name("N")
+      ->check(whole_number(1, 4096));
+  app.add_option("--dtype", o.dtype, "float32 or bfloat16 (default float32)")
+      ->type_name("TYPE")
+      ->check(one_of({"float32", "bfloat16"}));
+  app.add_option("--device", o.device, "cpu (default; the only one so far)")->type_name("NAME")->check(one_of({"cpu"}));
+  app.add_option("--threads", o.threads, "threads to use; 0 is all (default 0)")
+      ->type_name("N")
+      ->check(whole_number(0, 4096));
+}
+
+void add_result(CLI::App& app, GenerateOptions& o) {
+  app.add_option("--output", o.output,
+                 "where to: .png (several pictures make a grid), a folder (one PNG each),\n.npy, .npz or .safetensors "
+                 "(default raedit.png; for latents raedit.safetensors)")
+      ->type_name("PATH");
+  app.add_option("--output-type", o.output_type, "image, or latent: nothing is decoded (default image)")
+      ->type_name("TYPE")
+      ->check(one_of({"image", "latent"}));
+  app.add_option("--grid", o.grid, "columns of the grid in a .png (default: as square as can be)")
+      ->type_name("COLUMNS")
+      ->check(whole_number(1, kMostPictures));
+  add_switch(app, "--json", o.json, "print one JSON object with settings, seconds, speed and peak memory");
+  add_switch(app, "--quiet", o.quiet, "no progress on stderr");
+}
+
+}  // namespace
+
+void add_generate_options(CLI::App& app, GenerateOptions& options) {
+  add_what(app, options);
+  add_sampling(app, options);
+  add_machine(app, options);
+  add_result(app, options);
+}
+
+void check_generate_options(const GenerateOptions& o) {
+  RAEDIT_CHECK(o.guidance_start <= o.guidance_end,
+               {.code = ErrorCode::invalid_argument,
+                .what = "the guidance interval is reversed",
+                .found = fmt::format("--guidance-start {} and --guidance-end {}", o.guidance_start, o.guidance_end),
+                .expected = "start <= end; time runs from 1 (noise) down to 0 (picture)"});
+  RAEDIT_CHECK(o.latents.empty() || !o.seed_given, {.code = ErrorCode::invalid_argument,
+                                                    .what = "--seed and --latents exclude each other",
+                                                    .hint = "both say what noise to start from"});
+}
+
+}  // namespace raedit::cli

@@ -1,0 +1,41 @@
+// The options of `raedit generate`.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace raedit::cli {
+
+struct GenerateOptions {
+  std::string model;
+  std::vector<std::string> labels;
+  std::vector<int64_t> class_ids;
+  int64_t count = 1;
+  bool count_given = false;
+  int64_t steps = 50;
+  double guidance = 1.0;
+  double guidance_start = 0.0;
+  double guidance_end = 1.0;
+  int64_t seed = 0;
+  bool seed_given = false;
+  std::string latents;
+  int64_t batch_size = 8;
+  std::string dtype = "float32";
+  std::string device = "cpu";
+  int threads = 0;
+  std::string output;
+  std::string output_type = "image";
+  int grid = 0;
+  bool json = false;
+  bool quiet = false;
+
+  bool wants_latents() const { return output_type == "latent"; }
+};
+
+void add_generate_options(CLI::App& app, GenerateOptions& options);
+// What only several options together can get wrong. Throws Error(invalid_argument).
+void check_generate_options(const GenerateOptions& options);
+
+}  // namespace raedit::cli

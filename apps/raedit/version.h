@@ -1,0 +1,5 @@
+#pragma once
+
+namespace raedit::cli {
+inline constexpr const char* kVersion = RAEDIT_VERSION;
+}
