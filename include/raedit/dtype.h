@@ -60,8 +60,8 @@ struct RAEDIT_API float16 {
   explicit operator float() const;
 };
 
-template <class T>
-struct DTypeOf;
+// clang-format off
+template <class T> struct DTypeOf;
 template <> struct DTypeOf<double> { static constexpr DType value = DType::float64; };
 template <> struct DTypeOf<float> { static constexpr DType value = DType::float32; };
 template <> struct DTypeOf<float16> { static constexpr DType value = DType::float16; };
@@ -75,5 +75,6 @@ template <> struct DTypeOf<uint32_t> { static constexpr DType value = DType::uin
 template <> struct DTypeOf<uint16_t> { static constexpr DType value = DType::uint16; };
 template <> struct DTypeOf<uint8_t> { static constexpr DType value = DType::uint8; };
 template <> struct DTypeOf<bool> { static constexpr DType value = DType::bool8; };
+// clang-format on
 
 }  // namespace raedit

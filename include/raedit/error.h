@@ -1,5 +1,5 @@
-// The one exception type of raedit. The library never aborts, exits or prints: every failure is a raedit::Error that says
-// what went wrong, where, what was found, what was expected and what to do about it.
+// The one exception type of raedit. The library never aborts, exits or prints: every failure is a raedit::Error that
+// says what went wrong, where, what was found, what was expected and what to do about it.
 #pragma once
 
 #include <stdexcept>

@@ -11,8 +11,8 @@ namespace raedit {
 struct Progress {
   enum class Phase { load, sample, decode };
   Phase phase = Phase::sample;
-  int64_t step = 0;   // finished steps of this phase
-  int64_t total = 0;  // steps of this phase
+  int64_t step = 0;    // finished steps of this phase
+  int64_t total = 0;   // steps of this phase
   double seconds = 0;  // since the phase began
 };
 

@@ -48,7 +48,8 @@ class RAEDIT_API Tensor {
  public:
   // An empty handle; defined() is false.
   Tensor() = default;
-  // A contiguous view of `storage` from `offset_bytes` on. Throws Error(internal) when it does not fit or is misaligned.
+  // A contiguous view of `storage` from `offset_bytes` on. Throws Error(internal) when it does not fit or is
+  // misaligned.
   Tensor(std::shared_ptr<Storage> storage, size_t offset_bytes, Shape shape, DType dtype);
 
   // Plain host memory. Inside the engine, activations come from Context::empty instead.
