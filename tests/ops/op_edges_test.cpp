@@ -1,0 +1,91 @@
+// Inputs without elements, NaN, and infinities.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "op_table.h"
+#include "ops/activation.h"
+#include "ops/attention.h"
+#include "ops/elementwise.h"
+#include "ops/gated.h"
+#include "ops/linear.h"
+#include "ops/moving.h"
+#include "ops/norm.h"
+#include "ops/tape.h"
+
+namespace raedit::test {
+namespace {
+
+class OpEdges : public testing::TestWithParam<DType> {
+ protected:
+  Tensor random(const Shape& shape) const { return random_normal(shape, GetParam(), 1); }
+
+  Context ctx_{ContextOptions{.threads = 2}};
+};
+
+// Ten ops on no rows at all, forward and back: the weights' gradients are zeros.
+TEST_P(OpEdges, NoRows) {
+  const Tensor x = random({2, 0, 8});
+  const Tensor w = random_normal({8, 8}, DType::float32, 2), bias = random_normal({8}, DType::float32, 3);
+  Tape tape;
+  for (const Tensor& leaf : {x, w, bias}) tape.watch(leaf);
+  ctx_.set_tape(&tape);
+  const Tensor modulation = random({2, 1, 8});
+  Tensor y = ops::modulated_norm(ctx_, x, ops::NormKind::layer, 1e-6f, bias, modulation, modulation);
+  y = ops::linear(ctx_, ops::rms_norm(ctx_, y, bias, 1e-6f), {w}, bias, ops::Activation::gelu);
+  const Tensor heads = y.reshape({2, 0, 2, 4});
+  y = ops::attention(ctx_, heads, heads, heads).reshape({2, 0, 8});
+  y = ops::add_gated(ctx_, ops::mul(ctx_, y, y), y, modulation);
+  y = ops::swiglu(ctx_, ops::concat(ctx_, {y, y}, 2));
+  y = ops::contiguous(ctx_, y.transpose(1, 2));
+  ASSERT_EQ(y.shape(), (Shape{2, 8, 0}));
+  tape.backward(ctx_, y, Tensor::zeros(y.shape(), DType::float32));
+  for (const double value : tape.grad(ctx_, w).to_vector<double>()) ASSERT_EQ(value, 0.0);
+  for (const double value : tape.grad(ctx_, bias).to_vector<double>()) ASSERT_EQ(value, 0.0);
+  EXPECT_EQ(tape.grad(ctx_, x).numel(), 0);
+}
+
+// A NaN in one row is seen in that row, and in no other.
+TEST_P(OpEdges, NanStaysInItsRow) {
+  const Tensor x = random({1, 7, 24});
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  x.select(1, 3).select(1, 5).copy_from(Tensor::full({1}, nan));
+  const Tensor w = random_normal({17, 24}, DType::float32, 2);
+  const auto expect_nan_in_row_3 = [](const Tensor& out, const char* op) {
+    for (int64_t row = 0; row < out.dim(1); ++row) {
+      int64_t nans = 0;
+      for (const double value : out.select(1, row).to_vector<double>()) nans += std::isnan(value) ? 1 : 0;
+      EXPECT_EQ(nans > 0, row == 3) << op << ", row " << row;
+    }
+  };
+  expect_nan_in_row_3(ops::linear(ctx_, x, {w}, {}), "linear");
+  expect_nan_in_row_3(ops::layer_norm(ctx_, x, {}, {}, 1e-6f), "layer_norm");
+  expect_nan_in_row_3(ops::rms_norm(ctx_, x, {}, 1e-6f), "rms_norm");
+  for (const ops::Activation act : {ops::Activation::silu, ops::Activation::gelu, ops::Activation::gelu_tanh})
+    expect_nan_in_row_3(ops::activation(ctx_, x, act), "activation");
+  expect_nan_in_row_3(ops::clamp(ctx_, x, -1.0f, 1.0f), "clamp");
+  expect_nan_in_row_3(ops::add(ctx_, x, x), "add");
+  expect_nan_in_row_3(ops::add_gated(ctx_, x, x, x), "add_gated");
+  expect_nan_in_row_3(ops::swiglu(ctx_, x), "swiglu");
+  const Tensor q = x.reshape({1, 7, 2, 12}), k = random({1, 9, 2, 12});
+  expect_nan_in_row_3(ops::attention(ctx_, q, k, k), "attention");
+}
+
+TEST_P(OpEdges, ActivationsOfHugeNumbers) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const Tensor x = Tensor::from(std::vector<float>{3e38f, inf, -3e38f, -1e30f}, {4}).to(GetParam());
+  for (const ops::Activation act : {ops::Activation::silu, ops::Activation::gelu, ops::Activation::gelu_tanh}) {
+    const auto out = ops::activation(ctx_, x, act).to_vector<float>(), in = x.to_vector<float>();
+    EXPECT_EQ(out[0], in[0]);
+    EXPECT_EQ(out[1], inf);
+    EXPECT_EQ(out[2], 0.0f);
+    EXPECT_EQ(out[3], 0.0f);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, OpEdges, testing::Values(DType::float32, DType::bfloat16),
+                         [](const auto& info) { return std::string(name_of(info.param)); });
+
+}  // namespace
+}  // namespace raedit::test
