@@ -13,26 +13,30 @@ namespace {
 constexpr const char* kBaseName = "diffusion_pytorch_model";
 constexpr size_t kMostConfigBytes = size_t{128} << 20;  // ten times the largest published: statistics per element
 
-void check_known_names(const NamedParameters& parameters, const SafetensorsSet& weights) {
-  std::set<std::string> known;
-  for (const auto& [name, parameter] : parameters) known.insert(name);
-  for (const std::string& name : weights.names()) {
-    if (known.contains(name)) continue;
-    const std::vector<std::string> candidates(known.begin(), known.end());
-    raise({.code = ErrorCode::format,
-           .what = "tensor '" + name + "' does not belong to this model",
-           .where = weights.file_of(name),
-           .hint = did_you_mean(name, candidates)});
-  }
+std::vector<std::string> names_of(const NamedParameters& parameters) {
+  std::vector<std::string> names;
+  for (const auto& [name, parameter] : parameters) names.push_back(name);
+  return names;
 }
 
-void check_tensor(const std::string& name, const nn::Parameter& parameter, const SafetensorsSet& weights) {
+// Tensors of the checkpoint that no parameter claims: one of them may be a missing one under another name.
+std::vector<std::string> unclaimed(const NamedParameters& parameters, const SafetensorsSet& weights) {
+  const std::vector<std::string> known = names_of(parameters);
+  const std::set<std::string> claimed(known.begin(), known.end());
+  std::vector<std::string> names;
+  for (const std::string& name : weights.names())
+    if (!claimed.contains(name)) names.push_back(name);
+  return names;
+}
+
+void check_tensor(const std::string& name, const nn::Parameter& parameter, const SafetensorsSet& weights,
+                  const std::vector<std::string>& strangers) {
   if (!weights.contains(name)) {
     RAEDIT_CHECK(!parameter.required, {.code = ErrorCode::format,
                                        .what = "tensor '" + name + "' is missing",
                                        .where = weights.path(),
                                        .expected = parameter.shape.str(),
-                                       .hint = did_you_mean(name, weights.names())});
+                                       .hint = did_you_mean(name, strangers)});
     return;
   }
   const TensorInfo& info = weights.info(name);
@@ -71,8 +75,13 @@ Json read_config_file(const std::string& path, const std::string& class_name) {
 }
 
 void check_parameters(const NamedParameters& parameters, const SafetensorsSet& weights) {
-  for (const auto& [name, parameter] : parameters) check_tensor(name, *parameter, weights);
-  check_known_names(parameters, weights);
+  const std::vector<std::string> strangers = unclaimed(parameters, weights);
+  for (const auto& [name, parameter] : parameters) check_tensor(name, *parameter, weights, strangers);
+  if (!strangers.empty())
+    raise({.code = ErrorCode::format,
+           .what = "tensor '" + strangers.front() + "' does not belong to this model",
+           .where = weights.file_of(strangers.front()),
+           .hint = did_you_mean(strangers.front(), names_of(parameters))});
 }
 
 void load_parameters(const NamedParameters& parameters, const SafetensorsSet& weights, DType dtype,

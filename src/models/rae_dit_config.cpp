@@ -44,10 +44,6 @@ void check(const JsonReader& reader, const RAEDiT2DModelConfig& c) {
     reader.fail("hidden_size", "a multiple of 4, which sine-cosine positions need");
 }
 
-Json pair_or_int(const std::array<int64_t, 2>& pair) {
-  return pair[0] == pair[1] ? Json(pair[0]) : Json::array({pair[0], pair[1]});
-}
-
 RAEDiT2DModelConfig parse(JsonReader reader) {
   RAEDiT2DModelConfig c;
   c.sample_size = reader.int64("sample_size", c.sample_size);
@@ -74,27 +70,6 @@ RAEDiT2DModelConfig parse(JsonReader reader) {
 
 RAEDiT2DModelConfig parse_rae_dit_config(const Json& json, const std::string& folder) {
   return parse(JsonReader(json, folder + "/config.json"));
-}
-
-Json to_json(const RAEDiT2DModelConfig& c) {
-  Json json;
-  json["_class_name"] = "RAEDiT2DModel";
-  json["class_dropout_prob"] = c.class_dropout_prob;
-  json["depth"] = pair_or_int(c.depth);
-  json["hidden_size"] = pair_or_int(c.hidden_size);
-  json["in_channels"] = c.in_channels;
-  json["mlp_ratio"] = c.mlp_ratio;
-  json["num_classes"] = c.num_classes;
-  json["num_heads"] = pair_or_int(c.num_heads);
-  json["patch_size"] = pair_or_int(c.patch_size);
-  json["sample_size"] = c.sample_size;
-  json["use_pos_embed"] = c.use_pos_embed;
-  json["use_qknorm"] = c.use_qknorm;
-  json["use_rmsnorm"] = c.use_rmsnorm;
-  json["use_rope"] = c.use_rope;
-  json["use_swiglu"] = c.use_swiglu;
-  json["wo_shift"] = c.wo_shift;
-  return json;
 }
 
 }  // namespace models

@@ -236,9 +236,11 @@ Tensor RaeDitTransformer::forward(Context& ctx, const Tensor& hidden_states, con
 
 RAEDiT2DModel RAEDiT2DModel::from_pretrained(const std::string& folder, const LoadOptions& options) {
   models::check_dtype(options, folder);
-  const auto config = models::parse_rae_dit_config(models::read_config(folder, "RAEDiT2DModel"), folder);
+  Json json = models::read_config(folder, "RAEDiT2DModel");
+  const auto config = models::parse_rae_dit_config(json, folder);
   const auto weights = SafetensorsSet::open(folder, "diffusion_pytorch_model", options.variant);
   auto model = std::make_shared<models::RaeDitTransformer>(config);
+  model->config_json = std::move(json);
   model->dtype = options.dtype;
   const auto parameters = models::named_parameters(*model);
   models::check_parameters(parameters, weights);
@@ -249,7 +251,7 @@ RAEDiT2DModel RAEDiT2DModel::from_pretrained(const std::string& folder, const Lo
 
 void RAEDiT2DModel::save_pretrained(const std::string& folder, const SaveOptions& options) const {
   models::RaeDitTransformer copy = *model_;  // tensors are shared
-  models::save_model(folder, models::to_json(config()), models::named_parameters(copy), dtype(), options);
+  models::save_model(folder, model_->config_json, models::named_parameters(copy), dtype(), options);
 }
 
 const RAEDiT2DModelConfig& RAEDiT2DModel::config() const {

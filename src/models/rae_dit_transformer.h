@@ -59,6 +59,7 @@ struct RaeDitFinalLayer {
 
 struct RaeDitTransformer {
   RAEDiT2DModelConfig config;
+  Json config_json;  // as it was read: one number or two for a pair is a matter of taste
   DType dtype = DType::float32;
 
   nn::PatchEmbed s_embedder, x_embedder;
@@ -106,6 +107,5 @@ struct RaeDitTransformer {
 Tensor expand_conditioning_tokens(Context& ctx, const Tensor& tokens, int64_t count);
 
 RAEDiT2DModelConfig parse_rae_dit_config(const Json& json, const std::string& folder);
-Json to_json(const RAEDiT2DModelConfig& config);
 
 }  // namespace raedit::models

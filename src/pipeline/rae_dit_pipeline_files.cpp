@@ -1,4 +1,6 @@
 // RAEDiTPipeline as a folder: model_index.json, transformer/, vae/, scheduler/.
+#include <fmt/format.h>
+
 #include <charconv>
 #include <filesystem>
 
@@ -48,7 +50,8 @@ std::map<int64_t, std::string> parse_labels(const Json& index, const std::string
   for (const auto& [key, value] : index["id2label"].items()) {
     int64_t id = -1;
     const auto [end, status] = std::from_chars(key.data(), key.data() + key.size(), id);
-    if (status != std::errc() || end != key.data() + key.size() || id < 0 || !value.is_string()) bad("'" + key + "'");
+    if (status != std::errc() || end != key.data() + key.size() || id < 0 || !value.is_string())
+      bad(fmt::format("'{}'", key));
     id2label[id] = value.get<std::string>();
   }
   return id2label;
@@ -81,11 +84,9 @@ RAEDiTPipeline::RAEDiTPipeline(RAEDiT2DModel transformer, AutoencoderRAE vae, Fl
                {.code = ErrorCode::format,
                 .what = "transformer and autoencoder do not fit together",
                 .where = "RAEDiTPipeline",
-                .found = "transformer latents [" + std::to_string(transformer_.config().in_channels) + ", " +
-                         std::to_string(transformer_.config().sample_size) + ", " +
-                         std::to_string(transformer_.config().sample_size) + "]",
-                .expected = "[" + std::to_string(latent_channels) + ", " + std::to_string(vae_.config().grid()) + ", " +
-                            std::to_string(vae_.config().grid()) + "] of the autoencoder"});
+                .found = fmt::format("transformer latents [{0}, {1}, {1}]", transformer_.config().in_channels,
+                                     transformer_.config().sample_size),
+                .expected = fmt::format("[{0}, {1}, {1}] of the autoencoder", latent_channels, vae_.config().grid())});
 }
 
 RAEDiTPipeline RAEDiTPipeline::from_pretrained(const std::string& folder, const LoadOptions& options) {
