@@ -1,0 +1,213 @@
+// A pipeline at work: shared by threads, watched, stopped, and with no memory of the steps it took.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <thread>
+
+#include "parity/agreement.h"
+#include "raedit/rae_dit_pipeline.h"
+#include "tensor/arena.h"
+#include "unit/model_folder.h"
+
+namespace raedit {
+namespace {
+
+using Phase = Progress::Phase;
+
+const RAEDiTPipeline& pipeline() {
+  static const auto loaded = RAEDiTPipeline::from_pretrained(test::test_data("pipeline"));
+  return loaded;
+}
+
+RAEDiTPipelineArguments arguments(uint64_t seed, double guidance = 1.0) {
+  return {.class_labels = {1, 2, 3},
+          .guidance_scale = guidance,
+          .seed = seed,
+          .num_inference_steps = 6,
+          .output_type = OutputType::pt};
+}
+
+std::vector<float> generate(uint64_t seed, double guidance, int threads) {
+  Context ctx({.threads = threads});
+  return pipeline()(ctx, arguments(seed, guidance)).images.to_vector<float>();
+}
+
+// ---- one object, many threads
+
+TEST(PipelineRun, ManyThreadsShareOnePipeline) {
+  constexpr size_t kThreads = 4;
+  std::vector<std::vector<float>> expected(kThreads), found(kThreads);
+  for (size_t k = 0; k < kThreads; ++k) expected[k] = generate(k, k % 2 == 0 ? 1.0 : 2.5, 1);
+  for (const int threads : {1, 2}) {
+    std::vector<std::thread> workers;
+    for (size_t k = 0; k < kThreads; ++k)
+      workers.emplace_back([&, k] { found[k] = generate(k, k % 2 == 0 ? 1.0 : 2.5, threads); });
+    for (std::thread& worker : workers) worker.join();
+    for (size_t k = 0; k < kThreads; ++k) EXPECT_EQ(found[k], expected[k]) << k << " with " << threads;
+  }
+}
+
+// The encoder is made ready at its first use: by one of them.
+TEST(PipelineRun, ManyThreadsEncodeAtOnce) {
+  const auto vae = AutoencoderRAE::from_pretrained(test::test_data("autoencoder/dinov2"));
+  const auto other = AutoencoderRAE::from_pretrained(test::test_data("autoencoder/dinov2"));
+  const Tensor pixels = test::normal_tensor({1, 3, 56, 56}, 1);
+  std::vector<std::vector<float>> found(4);
+  std::vector<std::thread> workers;
+  for (auto& result : found)
+    workers.emplace_back([&] {
+      Context ctx({.threads = 1});
+      result = vae.encode(ctx, pixels).to_vector<float>();
+    });
+  for (std::thread& worker : workers) worker.join();
+  Context ctx;
+  const auto expected = other.encode(ctx, pixels).to_vector<float>();
+  for (const auto& result : found) EXPECT_EQ(result, expected);
+}
+
+// ---- what a picture depends on
+
+TEST(PipelineRun, APictureDependsOnItsSeedAlone) {
+  Context ctx;
+  const auto all = pipeline()(ctx, arguments(7));
+  for (int64_t k = 0; k < 3; ++k) {
+    auto alone = arguments(7 + static_cast<uint64_t>(k));
+    alone.class_labels = {k + 1};
+    const auto one = pipeline()(ctx, alone);
+    EXPECT_EQ(one.images.to_vector<float>(), all.images.slice(0, k, k + 1).to_vector<float>()) << k;
+  }
+}
+
+TEST(PipelineRun, GeneratorsAdvanceAndWayToBfloat16IsTheirs) {
+  Context ctx;
+  auto drawn = arguments(0);
+  drawn.seed.reset();
+  std::vector<Generator> generators = {Generator(7), Generator(8), Generator(9)};
+  drawn.generators = &generators;
+  const auto first = pipeline()(ctx, drawn);
+  EXPECT_EQ(first.images.to_vector<float>(), generate(7, 1.0, 1));
+  EXPECT_NE(pipeline()(ctx, drawn).images.to_vector<float>(), first.images.to_vector<float>());
+}
+
+TEST(PipelineRun, LabelsRepeatInPlace) {
+  Context ctx;
+  auto twice = arguments(5);
+  twice.num_images_per_prompt = 2;
+  auto spelled = arguments(5);
+  spelled.class_labels = {1, 1, 2, 2, 3, 3};
+  const auto a = pipeline()(ctx, twice), b = pipeline()(ctx, spelled);
+  ASSERT_EQ(a.images.dim(0), 6);
+  EXPECT_EQ(a.images.to_vector<float>(), b.images.to_vector<float>());
+}
+
+// ---- progress and cancel
+
+TEST(PipelineRun, ReportsEveryStepAndPicture) {
+  std::map<Phase, std::vector<int64_t>> steps;
+  double last = 0;
+  Context ctx({.progress = [&](const Progress& p) {
+    steps[p.phase].push_back(p.step);
+    EXPECT_EQ(p.total, p.phase == Phase::sample ? 6 : 3);
+    if (p.step == 1) last = 0;
+    EXPECT_GE(p.seconds, last);
+    last = p.seconds;
+  }});
+  pipeline()(ctx, arguments(1, 2.0));
+  EXPECT_EQ(steps[Phase::sample], (std::vector<int64_t>{1, 2, 3, 4, 5, 6}));
+  EXPECT_EQ(steps[Phase::decode], (std::vector<int64_t>{1, 2, 3}));
+
+  steps.clear();
+  auto latents = arguments(1);
+  latents.output_type = OutputType::latent;
+  EXPECT_FALSE(pipeline()(ctx, latents).images.defined());
+  EXPECT_EQ(steps[Phase::sample].size(), 6u);
+  EXPECT_TRUE(steps[Phase::decode].empty());
+}
+
+// Runs with a token that is used after `after` reports; the number of reports seen.
+int reports_until_cancelled(int after) {
+  int reports = 0;
+  CancelToken token;
+  if (after == 0) token.cancel();
+  Context ctx({.progress =
+                   [&](const Progress&) {
+                     if (++reports == after) token.cancel();
+                   },
+               .cancel = token});
+  test::expect_error(ErrorCode::cancelled, {}, [&] { pipeline()(ctx, arguments(1)); });
+  return reports;
+}
+
+TEST(PipelineRun, StopsAtTheNextStepOrPicture) {
+  EXPECT_EQ(reports_until_cancelled(0), 0);
+  EXPECT_EQ(reports_until_cancelled(1), 1);
+  EXPECT_EQ(reports_until_cancelled(4), 4);
+  EXPECT_EQ(reports_until_cancelled(7), 7);  // one picture decoded, two to come
+}
+
+TEST(PipelineRun, IsWholeAfterACancel) {
+  const auto expected = generate(1, 1.0, 1);
+  reports_until_cancelled(3);
+  EXPECT_EQ(generate(1, 1.0, 1), expected);
+}
+
+// ---- memory: without a tape nothing is kept
+
+TEST(PipelineRun, StepsAndRunsTakeNoMoreMemoryThanTheFirst) {
+  std::vector<size_t> in_use, reserved, peak;
+  const auto note = [&](const Arena& arena) {
+    in_use.push_back(arena.bytes_in_use());
+    reserved.push_back(arena.reserved_bytes());
+    peak.push_back(arena.peak_bytes());
+  };
+  Context* watched = nullptr;
+  Context ctx({.progress = [&](const Progress& p) {
+    if (p.phase == Phase::sample) note(watched->arena());
+  }});
+  watched = &ctx;
+  for (const double guidance : {1.0, 2.0}) {
+    in_use.clear(), reserved.clear(), peak.clear();
+    auto run = arguments(1, guidance);
+    run.output_type = OutputType::latent;
+    run.num_inference_steps = 12;
+    pipeline()(ctx, run);
+    ASSERT_EQ(in_use.size(), 12u);
+    // The second step holds the first one's result too; from then on nothing may grow.
+    for (size_t i = 2; i < in_use.size(); ++i) {
+      EXPECT_EQ(in_use[i], in_use[1]) << i;
+      EXPECT_EQ(reserved[i], reserved[1]) << i;
+      EXPECT_EQ(peak[i], peak[1]) << i;
+    }
+  }
+  EXPECT_EQ(ctx.arena().bytes_in_use(), 0u);
+  const size_t held = ctx.arena().reserved_bytes();
+  for (int i = 0; i < 3; ++i) pipeline()(ctx, arguments(static_cast<uint64_t>(i), 2.0));
+  const size_t after = ctx.arena().reserved_bytes();
+  for (int i = 0; i < 3; ++i) pipeline()(ctx, arguments(static_cast<uint64_t>(i), 2.0));
+  EXPECT_EQ(ctx.arena().reserved_bytes(), after);
+  EXPECT_GE(after, held);
+  EXPECT_EQ(ctx.arena().bytes_in_use(), 0u);
+}
+
+TEST(PipelineRun, ForwardsGetTheSameAddressesAgain) {
+  const RAEDiT2DModel& model = pipeline().transformer();
+  const auto& c = model.config();
+  const Tensor latents = test::normal_tensor({2, c.in_channels, c.sample_size, c.sample_size}, 1);
+  const Tensor labels = Tensor::from(std::vector<int64_t>{1, 2}, {2});
+  const Tensor time = Tensor::full({2}, 0.5f);
+  Context ctx;
+  const auto addresses = [&] {
+    std::vector<const std::byte*> seen;
+    const Tensor sample = model.forward(ctx, latents, time, labels, {},
+                                        [&](const std::string&, const Tensor& value) { seen.push_back(value.raw()); });
+    seen.push_back(sample.raw());
+    return seen;
+  };
+  const auto first = addresses();
+  EXPECT_GE(first.size(), 4u);
+  EXPECT_EQ(addresses(), first);
+  EXPECT_EQ(addresses(), first);
+}
+
+}  // namespace
+}  // namespace raedit
