@@ -108,8 +108,8 @@ void print_tensors(const Component& c) {
   size_t width = 6;
   for (const TensorRow& row : c.tensors) width = std::max(width, row.name.size());
   for (const TensorRow& row : c.tensors)
-    fmt::print("    {:<{}}  {:<13}  {:<20}  {:>10}  {}\n", row.name, width, row.dtype, row.shape.str(),
-               human_bytes(row.bytes), row.role);
+    fmt::print("    {:<{}}  {:<13}  {:<20}  {:>10}{}{}\n", row.name, width, row.dtype, row.shape.str(),
+               human_bytes(row.bytes), row.role.empty() ? "" : "  ", row.role);
 }
 
 void print_weights(const Component& c, bool model) {
