@@ -52,36 +52,55 @@ HWY_EXPORT(softmax_row);
 
 namespace {
 
-// Element (row, column) of one head, as float32.
+// The rows of one head, as float32.
 struct Head {
-  const Tensor& tensor;
-  int64_t offset;
+  const float* f32 = nullptr;
+  const bfloat16* bf16 = nullptr;
   int64_t stride;
 
-  Head(const Tensor& t, int64_t b, int64_t h)
-      : tensor(t), offset(b * t.stride(0) + h * t.stride(2)), stride(t.stride(1)) {}
+  Head(const Tensor& t, int64_t b, int64_t h) : stride(t.stride(1)) {
+    const int64_t offset = b * t.stride(0) + h * t.stride(2);
+    if (t.dtype() == DType::bfloat16)
+      bf16 = t.data<bfloat16>() + offset;
+    else
+      f32 = t.data<float>() + offset;
+  }
 
   void row(int64_t i, int64_t width, float* out) const {
-    const int64_t at = offset + i * stride;
-    if (tensor.dtype() == DType::bfloat16) {
-      const bfloat16* from = tensor.data<bfloat16>() + at;
-      for (int64_t c = 0; c < width; ++c) out[c] = static_cast<float>(from[c]);
+    if (f32 != nullptr) {
+      std::copy_n(f32 + i * stride, width, out);
     } else {
-      std::copy_n(tensor.data<float>() + at, width, out);
+      for (int64_t c = 0; c < width; ++c) out[c] = static_cast<float>(bf16[i * stride + c]);
     }
+  }
+};
+
+// A gradient's rows of one head; null where none is wanted.
+struct HeadGradient {
+  float* data = nullptr;
+  int64_t stride = 0;
+
+  HeadGradient(const Tensor& t, int64_t b, int64_t h) {
+    if (!t.defined()) return;
+    data = t.data<float>() + b * t.stride(0) + h * t.stride(2);
+    stride = t.stride(1);
+  }
+
+  void add(int64_t i, int64_t width, const float* row) const {
+    if (data == nullptr) return;
+    for (int64_t c = 0; c < width; ++c) data[i * stride + c] += row[c];
   }
 };
 
 // What one thread needs for one head; sizes in elements of float32.
 struct Workspace {
-  int64_t n, nk, dh;
+  int64_t nk, dh;
   int64_t padded_keys;   // nk up to a whole tile
   int64_t padded_width;  // dh up to a whole tile
   std::vector<float> q, row, keys, values, scores, sums;
 
-  Workspace(int64_t queries, int64_t key_count, int64_t width)
-      : n(queries),
-        nk(key_count),
+  Workspace(int64_t key_count, int64_t width)
+      : nk(key_count),
         dh(width),
         padded_keys(round_up(key_count, kTileColumns)),
         padded_width(round_up(width, kTileColumns)),
@@ -138,86 +157,104 @@ void CpuKernels::attention(const Tensor& q, const Tensor& k, const Tensor& v, fl
   const int64_t head_count = q.dim(0) * heads;
   const int64_t cuts = head_count % threads_ == 0 || head_count >= 8 * threads_ ? 1 : threads_;
   const int64_t rows_per_cut = round_up((n + cuts - 1) / cuts, kTileRows);
-#pragma omp parallel num_threads(threads_)
-  {
-    Workspace work(n, k.dim(1), q.dim(3));
-#pragma omp for schedule(static)
-    for (int64_t item = 0; item < head_count * cuts; ++item) {
-      const int64_t b = item / cuts / heads;
-      const int64_t h = item / cuts % heads;
-      work.pack(Head(k, b, h), Head(v, b, h));
-      const int64_t end = std::min(n, (item % cuts + 1) * rows_per_cut);
-      for (int64_t i = item % cuts * rows_per_cut; i < end; i += kTileRows) {
-        const int64_t rows = std::min(kTileRows, end - i);
-        work.probabilities(Head(q, b, h), i, rows, scale);
-        work.weighted_values(i, rows, out, b, h);
-      }
+  // Made before the threads start: an exception must not leave a parallel region.
+  std::vector<Workspace> works(static_cast<size_t>(threads_), Workspace(k.dim(1), q.dim(3)));
+#pragma omp parallel for num_threads(threads_) schedule(static)
+  for (int64_t item = 0; item < head_count * cuts; ++item) {
+    Workspace& work = works[static_cast<size_t>(omp_get_thread_num())];
+    const int64_t b = item / cuts / heads;
+    const int64_t h = item / cuts % heads;
+    work.pack(Head(k, b, h), Head(v, b, h));
+    const int64_t end = std::min(n, (item % cuts + 1) * rows_per_cut);
+    for (int64_t i = item % cuts * rows_per_cut; i < end; i += kTileRows) {
+      const int64_t rows = std::min(kTileRows, end - i);
+      work.probabilities(Head(q, b, h), i, rows, scale);
+      work.weighted_values(i, rows, out, b, h);
     }
   }
 }
 
-// p = softmax(s), o = p v:  dv = p^T do,  dp = do v^T,  ds = p * (dp - sum_j dp_j p_j),  dq = ds k * scale,
-// dk = ds^T q * scale. Plain loops in float32: one thread owns a head, so sums have one order.
+namespace {
+
+// The backward pass of one head. p = softmax(s), o = p v:  dv = p^T do,  dp = do v^T,  ds = p * (dp - sum_j dp_j p_j),
+// dq = ds k * scale,  dk = ds^T q * scale. Plain loops in float32: one thread owns a head, so sums have one order.
+struct BackwardWorkspace {
+  Workspace forward;
+  std::vector<float> keys, values, dkeys, dvalues;  // [Nk][Dh]
+  std::vector<float> dp, dout, query, dquery;
+
+  BackwardWorkspace(int64_t nk, int64_t dh)
+      : forward(nk, dh),
+        keys(static_cast<size_t>(nk * dh)),
+        values(keys.size()),
+        dkeys(keys.size()),
+        dvalues(keys.size()),
+        dp(static_cast<size_t>(nk)),
+        dout(static_cast<size_t>(dh)),
+        query(dout.size()),
+        dquery(dout.size()) {}
+
+  void load(const Head& k, const Head& v) {
+    forward.pack(k, v);
+    for (int64_t j = 0; j < forward.nk; ++j) {
+      k.row(j, forward.dh, keys.data() + j * forward.dh);
+      v.row(j, forward.dh, values.data() + j * forward.dh);
+    }
+    std::fill(dkeys.begin(), dkeys.end(), 0.0f);
+    std::fill(dvalues.begin(), dvalues.end(), 0.0f);
+  }
+
+  void row(int64_t i, const Head& out_gradient, const Head& q, float scale) {
+    const int64_t dh = forward.dh;
+    forward.probabilities(q, i, 1, scale);
+    const float* p = forward.scores.data();
+    out_gradient.row(i, dh, dout.data());
+    q.row(i, dh, query.data());
+    float weighted = 0.0f;
+    for (int64_t j = 0; j < forward.nk; ++j) {
+      const float* value = values.data() + j * dh;
+      float* dvalue = dvalues.data() + j * dh;
+      float dot = 0.0f;
+      for (int64_t c = 0; c < dh; ++c) {
+        dot += dout[static_cast<size_t>(c)] * value[c];
+        dvalue[c] += p[j] * dout[static_cast<size_t>(c)];
+      }
+      dp[static_cast<size_t>(j)] = dot;
+      weighted += dot * p[j];
+    }
+    std::fill(dquery.begin(), dquery.end(), 0.0f);
+    for (int64_t j = 0; j < forward.nk; ++j) {
+      const float ds = p[j] * (dp[static_cast<size_t>(j)] - weighted) * scale;
+      const float* key = keys.data() + j * dh;
+      float* dkey = dkeys.data() + j * dh;
+      for (int64_t c = 0; c < dh; ++c) {
+        dquery[static_cast<size_t>(c)] += ds * key[c];
+        dkey[c] += ds * query[static_cast<size_t>(c)];
+      }
+    }
+  }
+};
+
+}  // namespace
+
 void CpuKernels::attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
                                     const Tensor& dq, const Tensor& dk, const Tensor& dv) const {
-  const int64_t n = q.dim(1);
-  const int64_t nk = k.dim(1);
-  const int64_t heads = q.dim(2);
-  const int64_t dh = q.dim(3);
-  const auto width = static_cast<size_t>(dh);
-#pragma omp parallel num_threads(threads_)
-  {
-    Workspace work(n, nk, dh);
-    std::vector<float> keys(static_cast<size_t>(nk) * width), values(keys.size());
-    std::vector<float> dkeys(keys.size()), dvalues(keys.size()), ds(static_cast<size_t>(nk)), drow(width), query(width),
-        dquery(width);
-#pragma omp for schedule(static)
-    for (int64_t item = 0; item < q.dim(0) * heads; ++item) {
-      const int64_t b = item / heads;
-      const int64_t h = item % heads;
-      const Head kh(k, b, h), vh(v, b, h), qh(q, b, h), doh(dout, b, h);
-      work.pack(kh, vh);
-      for (int64_t j = 0; j < nk; ++j) {
-        kh.row(j, dh, keys.data() + j * dh);
-        vh.row(j, dh, values.data() + j * dh);
-      }
-      std::fill(dkeys.begin(), dkeys.end(), 0.0f);
-      std::fill(dvalues.begin(), dvalues.end(), 0.0f);
-      for (int64_t i = 0; i < n; ++i) {
-        work.probabilities(qh, i, 1, scale);
-        const float* p = work.scores.data();
-        doh.row(i, dh, drow.data());
-        qh.row(i, dh, query.data());
-        float weighted = 0.0f;
-        for (int64_t j = 0; j < nk; ++j) {
-          float dot = 0.0f;
-          for (int64_t c = 0; c < dh; ++c) {
-            dot += drow[static_cast<size_t>(c)] * values[static_cast<size_t>(j * dh + c)];
-            dvalues[static_cast<size_t>(j * dh + c)] += p[j] * drow[static_cast<size_t>(c)];
-          }
-          ds[static_cast<size_t>(j)] = dot;
-          weighted += dot * p[j];
-        }
-        std::fill(dquery.begin(), dquery.end(), 0.0f);
-        for (int64_t j = 0; j < nk; ++j) {
-          const float s = p[j] * (ds[static_cast<size_t>(j)] - weighted) * scale;
-          for (int64_t c = 0; c < dh; ++c) {
-            dquery[static_cast<size_t>(c)] += s * keys[static_cast<size_t>(j * dh + c)];
-            dkeys[static_cast<size_t>(j * dh + c)] += s * query[static_cast<size_t>(c)];
-          }
-        }
-        if (dq.defined()) {
-          float* to = dq.data<float>() + b * dq.stride(0) + i * dq.stride(1) + h * dq.stride(2);
-          for (int64_t c = 0; c < dh; ++c) to[c] += dquery[static_cast<size_t>(c)];
-        }
-      }
-      for (int64_t j = 0; j < nk; ++j) {
-        for (int64_t c = 0; c < dh; ++c) {
-          const auto at = static_cast<size_t>(j * dh + c);
-          if (dk.defined()) dk.data<float>()[b * dk.stride(0) + j * dk.stride(1) + h * dk.stride(2) + c] += dkeys[at];
-          if (dv.defined()) dv.data<float>()[b * dv.stride(0) + j * dv.stride(1) + h * dv.stride(2) + c] += dvalues[at];
-        }
-      }
+  const int64_t n = q.dim(1), nk = k.dim(1), heads = q.dim(2), dh = q.dim(3);
+  std::vector<BackwardWorkspace> works(static_cast<size_t>(threads_), BackwardWorkspace(nk, dh));
+#pragma omp parallel for num_threads(threads_) schedule(static)
+  for (int64_t item = 0; item < q.dim(0) * heads; ++item) {
+    BackwardWorkspace& work = works[static_cast<size_t>(omp_get_thread_num())];
+    const int64_t b = item / heads;
+    const int64_t h = item % heads;
+    const HeadGradient dquery(dq, b, h), dkey(dk, b, h), dvalue(dv, b, h);
+    work.load(Head(k, b, h), Head(v, b, h));
+    for (int64_t i = 0; i < n; ++i) {
+      work.row(i, Head(dout, b, h), Head(q, b, h), scale);
+      dquery.add(i, dh, work.dquery.data());
+    }
+    for (int64_t j = 0; j < nk; ++j) {
+      dkey.add(j, dh, work.dkeys.data() + j * dh);
+      dvalue.add(j, dh, work.dvalues.data() + j * dh);
     }
   }
 }

@@ -40,11 +40,11 @@ void widen(const bfloat16* from, int64_t count, float* to) {
 
 // The three ways to fill a thread's partial sums [rows][64] for one group of columns.
 struct F32Source {
+  static constexpr int64_t kScratch = 0;  // floats a thread
   const float* x;
   int64_t lda;
 
-  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums,
-            std::vector<float>&) const {
+  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums, float*) const {
     const int64_t stride = w.panel_stride();
     const float* panels = w.panels<float>() + group * (kTileColumns / kPanel) * stride;
     for (int64_t k = 0; k < w.k; k += kBlockK) {
@@ -57,20 +57,19 @@ struct F32Source {
 };
 
 struct Bf16WideSource {
+  static constexpr int64_t kScratch = kTileRows * kBlockK;
   const bfloat16* x;
   int64_t lda;
 
-  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums,
-            std::vector<float>& scratch) const {
+  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums, float* scratch) const {
     const int64_t stride = w.panel_stride();
     const uint16_t* panels = w.panels<uint16_t>() + group * (kTileColumns / kPanel) * stride;
-    scratch.resize(static_cast<size_t>(kTileRows * kBlockK));
     for (int64_t k = 0; k < w.k; k += kBlockK) {
       const int64_t depth = std::min(kBlockK, w.k - k);
       for (int64_t r = 0; r < rows; r += kTileRows) {
         const int64_t tile_rows = std::min(kTileRows, rows - r);
-        for (int64_t i = 0; i < tile_rows; ++i) widen(x + (row + r + i) * lda + k, depth, scratch.data() + i * kBlockK);
-        tile_bf16_wide(tile_rows, scratch.data(), kBlockK, panels + k * kPanel, stride, (depth + 1) / 2,
+        for (int64_t i = 0; i < tile_rows; ++i) widen(x + (row + r + i) * lda + k, depth, scratch + i * kBlockK);
+        tile_bf16_wide(tile_rows, scratch, kBlockK, panels + k * kPanel, stride, (depth + 1) / 2,
                        sums + r * kTileColumns, k != 0);
       }
     }
@@ -78,11 +77,11 @@ struct Bf16WideSource {
 };
 
 struct Bf16DotSource {
+  static constexpr int64_t kScratch = 0;
   const bfloat16* x;  // an even number of values a row
   int64_t lda;
 
-  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums,
-            std::vector<float>&) const {
+  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums, float*) const {
     const int64_t stride = w.panel_stride();
     const uint16_t* panels = w.panels<uint16_t>() + group * (kTileColumns / kPanel) * stride;
     constexpr int64_t kBlock = 2 * kBlockK;
@@ -101,20 +100,24 @@ void run(const Source& source, int64_t m, const CpuPackedMatrix& w, const float*
   const int64_t out_stride = out.stride(0);
   const auto out_size = static_cast<int64_t>(size_of(out.dtype()));
   const int team = static_cast<int>(std::min<int64_t>(threads, parts.items()));
+  // Made before the threads start: an exception must not leave a parallel region.
+  const int64_t sums_size = parts.block_rows * kTileColumns;
+  std::vector<float> sums_of_all(static_cast<size_t>(team * sums_size));
+  std::vector<float> scratch_of_all(static_cast<size_t>(team * Source::kScratch));
 #pragma omp parallel num_threads(team)
   {
     const int64_t thread = omp_get_thread_num();
     const int64_t count = omp_get_num_threads();
-    std::vector<float> sums(static_cast<size_t>(parts.block_rows * kTileColumns));
-    std::vector<float> scratch;
+    float* sums = sums_of_all.data() + thread * sums_size;
+    float* scratch = scratch_of_all.data() + thread * Source::kScratch;
     // Consecutive items share their columns, so a thread streams each panel from memory once.
     for (int64_t item = parts.items() * thread / count; item < parts.items() * (thread + 1) / count; ++item) {
       const int64_t group = item / parts.row_blocks;
       const int64_t row = item % parts.row_blocks * parts.block_rows;
       const int64_t rows = std::min(parts.block_rows, m - row);
-      source.fill(w, group, row, rows, sums.data(), scratch);
+      source.fill(w, group, row, rows, sums, scratch);
       const int64_t column = group * kTileColumns;
-      store_tile(sums.data(), rows, std::min(kTileColumns, w.n - column), bias ? bias + column : nullptr,
+      store_tile(sums, rows, std::min(kTileColumns, w.n - column), bias ? bias + column : nullptr,
                  out.raw() + (row * out_stride + column) * out_size, out_stride, out.dtype());
     }
   }

@@ -56,13 +56,11 @@ double CpuKernels::ceiling_flops(DType dtype) const {
   const double products = dtype == DType::bfloat16 ? 2.0 : 1.0;  // a step of depth is a pair
   const double operations = 2.0 * products * kTileRows * kTileColumns * kDepth * kTilesPerRun * threads_;
   std::vector<double> rates;
+  std::vector<Operands> operands(static_cast<size_t>(threads_));
   for (int run = 0; run < kRuns; ++run) {
     const auto start = Clock::now();
 #pragma omp parallel num_threads(threads_)
-    {
-      Operands operands;
-      for (int i = 0; i < kTilesPerRun; ++i) operands.multiply(dtype);
-    }
+    for (int i = 0; i < kTilesPerRun; ++i) operands[static_cast<size_t>(omp_get_thread_num())].multiply(dtype);
     rates.push_back(operations / std::chrono::duration<double>(Clock::now() - start).count());
   }
   std::nth_element(rates.begin(), rates.begin() + kRuns / 2, rates.end());
