@@ -22,8 +22,10 @@ class Autoencoder : public ::testing::TestWithParam<std::string> {
 TEST_P(Autoencoder, EncodeAndDecodeAgree) {
   const auto vae = AutoencoderRAE::from_pretrained(folder);
   for (const std::string size : {"native", "resized"}) {
-    expect_agrees(size + ".latent", vae.encode(ctx, io.tensor(size + ".pixels")), io.tensor(size + ".latent"), kFloat32);
-    expect_agrees(size + ".sample", vae.decode(ctx, io.tensor(size + ".latent")), io.tensor(size + ".sample"), kFloat32);
+    expect_agrees(size + ".latent", vae.encode(ctx, io.tensor(size + ".pixels")), io.tensor(size + ".latent"),
+                  kFloat32);
+    expect_agrees(size + ".sample", vae.decode(ctx, io.tensor(size + ".latent")), io.tensor(size + ".sample"),
+                  kFloat32);
     expect_agrees(size + ".reconstruct", vae.reconstruct(ctx, io.tensor(size + ".pixels")), io.tensor(size + ".sample"),
                   2 * kFloat32);
   }

@@ -1,4 +1,5 @@
-// RAEDiT2DModel against tensors that diffusers wrote, variant by variant: block by block, then whole, then every gradient.
+// RAEDiT2DModel against tensors that diffusers wrote, variant by variant: block by block, then whole, then every
+// gradient.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -21,7 +22,9 @@ using testing::expect_agrees;
 constexpr double kFloat32 = 1e-5;
 constexpr double kGradient = 1e-4;
 
-std::string folder_of(const std::string& variant) { return std::string(RAEDIT_TEST_DATA) + "/transformer/" + variant; }
+std::string folder_of(const std::string& variant) {
+  return std::string(RAEDIT_TEST_DATA) + "/transformer/" + variant;
+}
 
 class Transformer : public ::testing::TestWithParam<std::string> {
  protected:
@@ -92,8 +95,7 @@ TEST_P(Transformer, EveryGradientAgrees) {
   const Tensor hidden_states = io.tensor("hidden_states").clone();
   tape.watch(hidden_states);
   ctx.set_tape(&tape);
-  const Tensor sample =
-      model.forward(ctx, hidden_states, io.tensor("timestep"), io.tensor("class_labels"), {}, {});
+  const Tensor sample = model.forward(ctx, hidden_states, io.tensor("timestep"), io.tensor("class_labels"), {}, {});
   ctx.set_tape(nullptr);
   const Tensor difference = ops::sub(ctx, sample, io.tensor("target"));
   ctx.set_tape(&tape);
@@ -123,9 +125,9 @@ TEST_P(Transformer, EveryGradientAgrees) {
 }
 
 std::vector<std::string> variants() {
-  return {"base",        "gelu",          "grid_16",      "grid_32", "head_72_128", "layernorm", "layernorm_qknorm",
-          "no_null_class", "no_pos_embed", "no_rope",      "odd_inner", "patch_1_2",   "patch_2",   "patch_2_1",
-          "qknorm",      "same_width",    "wo_shift"};
+  return {"base",          "gelu",         "grid_16", "grid_32",   "head_72_128", "layernorm", "layernorm_qknorm",
+          "no_null_class", "no_pos_embed", "no_rope", "odd_inner", "patch_1_2",   "patch_2",   "patch_2_1",
+          "qknorm",        "same_width",   "wo_shift"};
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, Transformer, ::testing::ValuesIn(variants()),
