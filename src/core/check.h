@@ -12,8 +12,8 @@ namespace raedit {
 
 }  // namespace raedit
 
-#define RAEDIT_CHECK(condition, ...)                     \
-  do {                                                   \
-    if (!(condition)) [[unlikely]]                       \
-      ::raedit::raise(::raedit::ErrorInfo __VA_ARGS__);  \
+#define RAEDIT_CHECK(condition, ...)                    \
+  do {                                                  \
+    if (!(condition)) [[unlikely]]                      \
+      ::raedit::raise(::raedit::ErrorInfo __VA_ARGS__); \
   } while (false)
