@@ -50,7 +50,7 @@ std::map<std::string, TypeTotal> totals_by_type(const Component& component) {
 // 1234567 -> "1,234,567"
 std::string grouped(int64_t value) {
   std::string digits = fmt::to_string(value);
-  for (auto i = static_cast<int64_t>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), ",");
+  for (auto i = static_cast<int64_t>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), 1, ',');
   return digits;
 }
 
