@@ -152,6 +152,7 @@ FlowMatchEulerDiscreteScheduler FlowMatchEulerDiscreteScheduler::from_config(con
   } catch (const Error& error) {
     ErrorInfo info = error.info();
     info.where = path;  // the values are the file's
+    if (info.code == ErrorCode::invalid_argument) info.code = ErrorCode::format;
     raise(std::move(info));
   }
 }
