@@ -78,7 +78,7 @@ TEST(PipelineRun, APictureDependsOnItsSeedAlone) {
   }
 }
 
-TEST(PipelineRun, GeneratorsAdvanceAndWayToBfloat16IsTheirs) {
+TEST(PipelineRun, GeneratorsAdvance) {
   Context ctx;
   auto drawn = arguments(0);
   drawn.seed.reset();
@@ -87,6 +87,22 @@ TEST(PipelineRun, GeneratorsAdvanceAndWayToBfloat16IsTheirs) {
   const auto first = pipeline()(ctx, drawn);
   EXPECT_EQ(first.images.to_vector<float>(), generate(7, 1.0, 1));
   EXPECT_NE(pipeline()(ctx, drawn).images.to_vector<float>(), first.images.to_vector<float>());
+}
+
+// A bfloat16 model starts from bfloat16 noise, drawn the way that its generators draw it.
+TEST(PipelineRun, GeneratorsDrawInTheModelsType) {
+  const auto model = RAEDiTPipeline::from_pretrained(test::test_data("pipeline"), {.dtype = DType::bfloat16});
+  Context ctx;
+  for (const Bfloat16Draws draws : {Bfloat16Draws::rounded, Bfloat16Draws::native}) {
+    auto run = arguments(0);
+    run.seed.reset();
+    std::vector<Generator> generators = {Generator(7, draws)};
+    run.generators = &generators;
+    const auto drawn = model(ctx, run);
+    run.generators = nullptr;
+    run.latents = Generator(7, draws).randn({3, 128, 4, 4}, DType::bfloat16);
+    EXPECT_EQ(drawn.latents.to_vector<float>(), model(ctx, run).latents.to_vector<float>());
+  }
 }
 
 TEST(PipelineRun, LabelsRepeatInPlace) {
