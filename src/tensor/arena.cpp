@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <new>
 #include <utility>
 
 #include "core/check.h"
@@ -58,10 +59,18 @@ struct Arena::Pool {
     return loan;
   }
 
-  void give_back(const Loan& loan) {
+  // Called from ~Storage: without memory to remember the block by, the system gets it.
+  void give_back(const Loan& loan) noexcept {
     const std::lock_guard lock(mutex);
     in_use -= loan.size;
-    free[loan.size].emplace(loan.number, Block{loan.data, ++clock});
+    try {
+      free[loan.size].emplace(loan.number, Block{loan.data, ++clock});
+    } catch (const std::bad_alloc&) {
+      const auto sized = free.find(loan.size);
+      if (sized != free.end() && sized->second.empty()) free.erase(sized);
+      free_block(loan.data, loan.size);
+      reserved -= loan.size;
+    }
   }
 
   Loan reuse(std::map<size_t, Blocks>::iterator sized) {
@@ -121,8 +130,13 @@ std::shared_ptr<Storage> Arena::allocate(size_t bytes) {
   RAEDIT_CHECK(bytes < SIZE_MAX / 4,
                {.code = ErrorCode::out_of_memory, .what = fmt::format("cannot allocate {}", human_bytes(bytes))});
   const Pool::Loan loan = pool_->take(block_size(bytes));
-  return std::make_shared<Storage>(loan.data, bytes,
-                                   [pool = pool_, loan](std::byte*, size_t) { pool->give_back(loan); });
+  try {
+    return std::make_shared<Storage>(loan.data, bytes,
+                                     [pool = pool_, loan](std::byte*, size_t) { pool->give_back(loan); });
+  } catch (...) {
+    pool_->give_back(loan);
+    throw;
+  }
 }
 
 size_t Arena::bytes_in_use() const {

@@ -1,6 +1,8 @@
 #include "tensor/convert.h"
 
+#include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "tensor/visit.h"
 
@@ -8,13 +10,22 @@ namespace raedit {
 
 namespace {
 
+// A file may hold any byte where a bool belongs; only as a byte may it be looked at.
+template <class T>
+T load(const T* at) {
+  if constexpr (std::is_same_v<T, bool>)
+    return *reinterpret_cast<const uint8_t*>(at) != 0;
+  else
+    return *at;
+}
+
 template <class To, class From>
 void convert_typed(const From* source, int64_t source_stride, To* target, int64_t target_stride, int64_t count) {
   if (source_stride == 1 && target_stride == 1) {  // a loop of its own, so that it vectorises
-    for (int64_t i = 0; i < count; ++i) target[i] = convert_element<To>(source[i]);
+    for (int64_t i = 0; i < count; ++i) target[i] = convert_element<To>(load(source + i));
     return;
   }
-  for (int64_t i = 0; i < count; ++i) target[i * target_stride] = convert_element<To>(source[i * source_stride]);
+  for (int64_t i = 0; i < count; ++i) target[i * target_stride] = convert_element<To>(load(source + i * source_stride));
 }
 
 // Same type: only the size matters.

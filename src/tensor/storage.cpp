@@ -65,7 +65,12 @@ std::shared_ptr<Storage> Storage::allocate(size_t bytes) {
   std::byte* data = rounded < bytes ? nullptr : allocate_block(rounded);
   RAEDIT_CHECK(data != nullptr,
                {.code = ErrorCode::out_of_memory, .what = fmt::format("cannot allocate {}", human_bytes(bytes))});
-  return std::make_shared<Storage>(data, bytes, [rounded](std::byte* block, size_t) { free_block(block, rounded); });
+  try {
+    return std::make_shared<Storage>(data, bytes, [rounded](std::byte* block, size_t) { free_block(block, rounded); });
+  } catch (...) {
+    free_block(data, rounded);
+    throw;
+  }
 }
 
 }  // namespace raedit

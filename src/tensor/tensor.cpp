@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "core/check.h"
@@ -314,7 +315,9 @@ template <class T>
 std::vector<T> Tensor::to_vector() const {
   require_defined(storage_);
   const Tensor values = to(DTypeOf<T>::value).contiguous();
-  const auto* first = reinterpret_cast<const T*>(values.raw());
+  // Any byte may stand where a bool belongs; only as a byte may it be looked at.
+  using Stored = std::conditional_t<std::is_same_v<T, bool>, uint8_t, T>;
+  const auto* first = reinterpret_cast<const Stored*>(values.raw());
   return std::vector<T>(first, first + values.numel());
 }
 

@@ -1,6 +1,7 @@
 #include "raedit/tensor.h"
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -176,6 +177,16 @@ TEST(Tensor, ConvertsBetweenTypes) {
   EXPECT_EQ(doubles[0], -2.703125);
   EXPECT_EQ(doubles[5], inf);
   EXPECT_TRUE(std::isnan(doubles[7]));
+}
+
+TEST(Tensor, TakesAnyByteButZeroForTrue) {
+  const Tensor bools = Tensor::empty({4}, DType::bool8);
+  const uint8_t bytes[] = {0, 1, 2, 255};
+  std::memcpy(bools.raw(), bytes, sizeof(bytes));
+  EXPECT_EQ(bools.to_vector<int64_t>(), (std::vector<int64_t>{0, 1, 1, 1}));
+  EXPECT_EQ(bools.to_vector<uint8_t>(), (std::vector<uint8_t>{0, 1, 1, 1}));
+  EXPECT_EQ(bools.to_vector<float>(), (Values{0, 1, 1, 1}));
+  EXPECT_EQ(bools.to_vector<bool>(), (std::vector<bool>{false, true, true, true}));
 }
 
 TEST(Tensor, KeepsLargeIntegersExact) {
