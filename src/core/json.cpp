@@ -104,10 +104,41 @@ class Builder : public nlohmann::json_sax<Json> {
   Json* value_ = nullptr;    // where the member whose key was just read belongs
 };
 
+constexpr size_t kLongest = 60;
+
+// At least the first kLongest bytes of value.dump(), and not much more: a file may hold a list of millions.
+void append_start(const Json& value, std::string& text) {
+  const auto append_text = [&](const std::string& part) {
+    text += Json(part.substr(0, kLongest + 4)).dump(-1, ' ', false, Json::error_handler_t::replace);
+  };
+  if (value.is_string()) return append_text(value.get_ref<const std::string&>());
+  if (!value.is_structured()) {
+    text += value.dump();
+    return;
+  }
+  text += value.is_object() ? '{' : '[';
+  bool first = true;
+  for (const auto& [key, item] : value.items()) {
+    if (text.size() > kLongest) return;
+    if (!first) text += ',';
+    first = false;
+    if (value.is_object()) {
+      append_text(key);
+      text += ':';
+    }
+    append_start(item, text);
+  }
+  text += value.is_object() ? '}' : ']';
+}
+
 std::string describe(const Json& value) {
-  constexpr size_t kLongest = 60;
-  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  std::string text;
+  append_start(value, text);
+  if (text.size() > kLongest) {
+    size_t end = kLongest;
+    while ((static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;  // not inside a character
+    text = text.substr(0, end) + "...";
+  }
   return fmt::format("{} {}", value.is_number_integer() ? "integer" : value.type_name(), text);
 }
 
@@ -224,26 +255,6 @@ std::array<int64_t, 2> JsonReader::int_pair(std::string_view key, std::array<int
   return raw(key) == nullptr ? fallback : int_pair(key);
 }
 
-std::vector<int64_t> JsonReader::int_list(std::string_view key) {
-  std::optional<std::vector<int64_t>> list = as_int_list(require(key));
-  if (!list) fail(key, "a list of integers");
-  return *std::move(list);
-}
-std::vector<int64_t> JsonReader::int_list(std::string_view key, std::vector<int64_t> fallback) {
-  return raw(key) == nullptr ? std::move(fallback) : int_list(key);
-}
-
-std::vector<std::string> JsonReader::string_list(std::string_view key) {
-  const Json& value = require(key);
-  const bool strings =
-      value.is_array() && std::all_of(value.begin(), value.end(), [](const Json& item) { return item.is_string(); });
-  if (!strings) fail(key, "a list of strings");
-  return value.get<std::vector<std::string>>();
-}
-std::vector<std::string> JsonReader::string_list(std::string_view key, std::vector<std::string> fallback) {
-  return raw(key) == nullptr ? std::move(fallback) : string_list(key);
-}
-
 namespace {
 
 bool absent(const Json* value) {
@@ -257,16 +268,6 @@ std::optional<int64_t> JsonReader::optional_int64(std::string_view key) {
 }
 std::optional<double> JsonReader::optional_number(std::string_view key) {
   return absent(raw(key)) ? std::nullopt : std::optional(number(key));
-}
-std::optional<bool> JsonReader::optional_boolean(std::string_view key) {
-  return absent(raw(key)) ? std::nullopt : std::optional(boolean(key));
-}
-std::optional<std::string> JsonReader::optional_string(std::string_view key) {
-  return absent(raw(key)) ? std::nullopt : std::optional(string(key));
-}
-
-JsonReader JsonReader::object(std::string_view key) {
-  return JsonReader(require(key), fmt::format("{}: {}", where_, key));
 }
 
 void JsonReader::finish() const {

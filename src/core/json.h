@@ -48,23 +48,13 @@ class JsonReader {
   // An integer, standing for both, or a list of two.
   std::array<int64_t, 2> int_pair(std::string_view key);
   std::array<int64_t, 2> int_pair(std::string_view key, std::array<int64_t, 2> fallback);
-  std::vector<int64_t> int_list(std::string_view key);
-  std::vector<int64_t> int_list(std::string_view key, std::vector<int64_t> fallback);
-  std::vector<std::string> string_list(std::string_view key);
-  std::vector<std::string> string_list(std::string_view key, std::vector<std::string> fallback);
 
   // null and a missing key are nullopt.
   std::optional<int64_t> optional_int64(std::string_view key);
   std::optional<double> optional_number(std::string_view key);
-  std::optional<bool> optional_boolean(std::string_view key);
-  std::optional<std::string> optional_string(std::string_view key);
 
   // The value as it stands, or nullptr: for what has no getter, such as nested lists.
   const Json* raw(std::string_view key);
-  // A reader of a nested object, whose messages name `key` too. Its finish() is its own.
-  JsonReader object(std::string_view key);
-  // The key may be there and is not used.
-  void ignore(std::string_view key) { raw(key); }
 
   // Throws Error(format) for a key that nobody asked for, naming the nearest that somebody did. Keys that start with
   // '_' (diffusers' _class_name and the like) are let through.
