@@ -159,6 +159,8 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), final_(path_)
     temporary_.clear();
     fail("cannot create", error_number);
   }
+  // Who could not read the old file cannot read the new one. Some file systems have no modes and refuse.
+  if (exists) (void)::fchmod(fd_, status.st_mode & 0777);
 }
 
 AtomicFile::~AtomicFile() {
@@ -179,6 +181,7 @@ void AtomicFile::fail(const char* action, int error_number) {
 
 void AtomicFile::write(const void* data, size_t bytes) {
   RAEDIT_CHECK(fd_ >= 0, {.code = ErrorCode::internal, .what = "write after commit or failure", .where = path_});
+  flushed_ = false;
   const char* next = static_cast<const char*>(data);
   while (bytes > 0) {
     const ssize_t done = ::write(fd_, next, std::min(bytes, size_t{1} << 30));
@@ -190,12 +193,18 @@ void AtomicFile::write(const void* data, size_t bytes) {
   }
 }
 
+void AtomicFile::flush() {
+  RAEDIT_CHECK(fd_ >= 0, {.code = ErrorCode::internal, .what = "flush after commit or failure", .where = path_});
+  // A pipe or terminal has nothing to flush and says EINVAL.
+  if (::fsync(fd_) != 0 && !(temporary_.empty() && (errno == EINVAL || errno == EROFS || errno == ENOTSUP)))
+    fail("cannot flush to disk", errno);
+  flushed_ = true;
+}
+
 void AtomicFile::commit() {
   RAEDIT_CHECK(fd_ >= 0, {.code = ErrorCode::internal, .what = "commit after commit or failure", .where = path_});
   const bool direct = temporary_.empty();
-  // A pipe or terminal has nothing to flush and says EINVAL.
-  if (::fsync(fd_) != 0 && !(direct && (errno == EINVAL || errno == EROFS || errno == ENOTSUP)))
-    fail("cannot flush to disk", errno);
+  if (!flushed_) flush();
   const int closed = ::close(fd_);
   const int error_number = errno;
   fd_ = -1;

@@ -53,7 +53,10 @@ class AtomicFile {
   void write(const void* data, size_t bytes);
   void write(std::string_view text) { write(text.data(), text.size()); }
   uint64_t bytes_written() const { return bytes_written_; }
-  // Flushes to the disk and renames. Call it once, last.
+  // Brings everything to the disk, still under the temporary name. Of several files that belong together, flush all
+  // before the first commit(): what can fail has then failed.
+  void flush();
+  // flush() unless that has been done, and the rename. Call it once, last.
   void commit();
 
  private:
@@ -64,6 +67,7 @@ class AtomicFile {
   std::string final_;      // with symbolic links resolved
   std::string temporary_;  // empty for a device
   int fd_ = -1;
+  bool flushed_ = false;
   uint64_t bytes_written_ = 0;
 };
 

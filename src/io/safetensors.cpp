@@ -52,6 +52,11 @@ std::optional<DType> dtype_of(std::string_view code) {
   return std::nullopt;
 }
 
+std::array<std::string, 2> index_names(const std::string& base, const std::string& variant) {
+  const std::string dotted = variant.empty() ? "" : "." + variant;
+  return {base + ".safetensors.index" + dotted + ".json", base + ".safetensors" + dotted + ".index.json"};
+}
+
 std::string in_quotes(std::string_view name) {
   constexpr size_t kShown = 200;
   size_t shown = std::min(name.size(), kShown);

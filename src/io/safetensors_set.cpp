@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 namespace {
 
 using safetensors_format::in_quotes;
+using safetensors_format::index_names;
 
 using WeightMap = std::map<std::string, std::string, std::less<>>;  // tensor -> file name
 
@@ -90,7 +91,8 @@ WeightMap read_weight_map(const std::string& path) {
   };
   if (!root.is_object() || !root.contains("weight_map")) fail("index has no weight_map", root.type_name());
   const Json& map = root["weight_map"];
-  if (!map.is_object() || map.empty()) fail("weight_map of the index is wrong", map.dump().substr(0, 60));
+  if (!map.is_object() || map.empty())
+    fail("weight_map of the index is wrong", map.is_object() ? "an empty object" : map.type_name());
   WeightMap weights;
   for (const auto& [tensor, file] : map.items()) {
     if (!file.is_string()) fail("weight_map has no file name for tensor " + in_quotes(tensor), file.type_name());
@@ -137,9 +139,7 @@ SafetensorsSet SafetensorsSet::open(const std::string& folder, const std::string
                                                    .expected = "a word such as 'fp16'"});
   const std::string dotted = variant.empty() ? "" : "." + variant;
   const std::string single = base + dotted + ".safetensors";
-  // The second form is what older diffusers wrote.
-  const std::string indexes[] = {base + ".safetensors.index" + dotted + ".json",
-                                 base + ".safetensors" + dotted + ".index.json"};
+  const std::array<std::string, 2> indexes = index_names(base, variant);
   const fs::path root(folder);
   SafetensorsSet set;
   std::error_code error;

@@ -123,21 +123,22 @@ std::vector<Sources> split(const std::vector<TensorSource>& tensors, size_t max_
 }
 
 // What an earlier save of the same base and variant left and this one did not write: it would be read instead of ours.
-void remove_stale(const fs::path& folder, const std::string& stem, const std::string& index,
+void remove_stale(const fs::path& folder, const std::string& stem, const std::array<std::string, 2>& indexes,
                   const std::set<std::string>& written) {
+  const auto is_index = [&](const std::string& name) { return name == indexes[0] || name == indexes[1]; };
   static const std::regex kShardSuffix(R"(-\d{5}-of-\d{5}\.safetensors)");
   std::vector<fs::path> stale;
   std::error_code error;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
-    const bool ours = name == index || name == stem + ".safetensors" ||
+    const bool ours = is_index(name) || name == stem + ".safetensors" ||
                       (name.starts_with(stem) && std::regex_match(name.substr(stem.size()), kShardSuffix));
     if (ours && written.count(name) == 0) stale.push_back(it->path());
   }
   if (error) raise_write_error("cannot look for old weights", folder.string(), error.value());
   // The index goes first: without it, leftover shards are only dead weight.
   std::sort(stale.begin(), stale.end(), [&](const fs::path& a, const fs::path& b) {
-    return std::make_pair(a.filename() != index, a) < std::make_pair(b.filename() != index, b);
+    return std::make_pair(!is_index(a.filename()), a) < std::make_pair(!is_index(b.filename()), b);
   });
   for (const fs::path& path : stale) {
     fs::remove(path, error);
@@ -173,7 +174,8 @@ void write_safetensors_sharded(const std::string& folder, const std::string& bas
   const fs::path root(folder);
   const std::string dotted = variant.empty() ? "" : "." + variant;
   const std::string stem = base + dotted;
-  const std::string index = base + ".safetensors.index" + dotted + ".json";
+  const std::array<std::string, 2> indexes = index_names(base, variant);
+  const std::string& index = indexes[0];
   const std::vector<Sources> shards = split(tensors, max_shard_bytes);
 
   // Everything is on the disk before the first file gets its name, so that a full disk leaves the old weights whole.
@@ -201,8 +203,9 @@ void write_safetensors_sharded(const std::string& folder, const std::string& bas
     files.back()->write(content.dump(2) + "\n");
     written.insert(index);
   }
+  for (const auto& file : files) file->flush();
   for (const auto& file : files) file->commit();
-  remove_stale(root, stem, index, written);
+  remove_stale(root, stem, indexes, written);
 }
 
 }  // namespace raedit

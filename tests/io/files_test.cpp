@@ -219,6 +219,30 @@ TEST(AtomicFile, HasThePermissionsOfAnOrdinaryNewFile) {
   EXPECT_EQ(status.st_mode & 0777, 0640u);
 }
 
+TEST(AtomicFile, KeepsThePermissionsOfTheFileItReplaces) {
+  const ScratchFolder folder;
+  spit(folder / "a", "old");
+  for (const mode_t mode : {mode_t{0600}, mode_t{0664}}) {
+    ASSERT_EQ(::chmod((folder / "a").c_str(), mode), 0);
+    write_file(folder / "a", "new");
+    struct stat status {};
+    ASSERT_EQ(::stat((folder / "a").c_str(), &status), 0);
+    EXPECT_EQ(status.st_mode & 0777, mode);
+  }
+}
+
+TEST(AtomicFile, FlushedIsNotYetThere) {
+  const ScratchFolder folder;
+  AtomicFile file(folder / "a");
+  file.write("one");
+  file.flush();
+  EXPECT_FALSE(std::filesystem::exists(folder / "a"));
+  file.write(" two");
+  file.commit();
+  EXPECT_EQ(slurp(folder / "a"), "one two");
+  expect_error(ErrorCode::internal, {"after commit"}, [&] { file.flush(); });
+}
+
 TEST(CreateDirectories, MakesAllLevelsOrSaysWhyNot) {
   const ScratchFolder folder;
   create_directories(folder / "a/b/c");

@@ -203,6 +203,16 @@ TEST_F(Sharded, RemovesWhatAnEarlierSaveLeft) {
   EXPECT_FALSE(std::filesystem::exists(folder_ / "w.safetensors"));
 }
 
+// Older versions of diffusers put the variant elsewhere. Left behind, that index would name shards that are gone.
+TEST_F(Sharded, RemovesTheIndexOfOlderVersionsToo) {
+  write(200, "bf16");
+  std::filesystem::rename(folder_ / "w.safetensors.index.bf16.json", folder_ / "w.safetensors.bf16.index.json");
+  expect_readable("bf16");
+  write(800, "bf16");
+  EXPECT_EQ(folder_.names(), std::vector<std::string>{"w.bf16.safetensors"});
+  expect_readable("bf16");
+}
+
 TEST_F(Sharded, FailureLeavesTheOldWeightsWhole) {
   write(800);
   const std::string before = slurp(folder_ / "w.safetensors");
