@@ -17,6 +17,7 @@ enum class ErrorCode {
   unsupported,       // well-formed, but not something this build can do
   out_of_memory,
   cancelled,
+  not_finite,  // a result is NaN or infinite
   internal,  // a mistake of ours
 };
 

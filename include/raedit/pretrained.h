@@ -14,6 +14,7 @@ struct LoadOptions {
   // Norms, softmax and reductions are float32 either way, and so are the buffers (position tables, statistics).
   DType dtype = DType::float32;
   Device device;
+  int threads = 0;  // that convert and pack weights; 0: as many as the process may use
   // diffusion_pytorch_model.VARIANT.safetensors
   std::string variant;
 };

@@ -9,7 +9,7 @@
 namespace raedit {
 
 struct Progress {
-  enum class Phase { load, sample, decode };
+  enum class Phase { sample, decode };
   Phase phase = Phase::sample;
   int64_t step = 0;    // finished steps of this phase
   int64_t total = 0;   // steps of this phase

@@ -13,6 +13,7 @@ const char* to_string(ErrorCode code) {
     case ErrorCode::unsupported: return "unsupported";
     case ErrorCode::out_of_memory: return "out_of_memory";
     case ErrorCode::cancelled: return "cancelled";
+    case ErrorCode::not_finite: return "not_finite";
     case ErrorCode::internal: return "internal";
   }
   return "unknown";

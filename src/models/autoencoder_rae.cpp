@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
-#include "backend/device/device.h"
 #include "core/check.h"
+#include "core/guard.h"
 #include "models/checkpoint.h"
 #include "ops/elementwise.h"
 #include "ops/moving.h"
@@ -22,12 +22,12 @@ bool broadcasts(const Shape& from, const Shape& to) {
   return true;
 }
 
-void check_statistics(const char* key, const Shape& shape, const AutoencoderRAEConfig& c) {
+void check_statistics(const std::string& where, const char* key, const Shape& shape, const AutoencoderRAEConfig& c) {
   const Shape latent = c.reshape_to_2d ? Shape{1, c.encoder_hidden_size, c.grid(), c.grid()}
                                        : Shape{1, c.num_patches(), c.encoder_hidden_size};
   RAEDIT_CHECK(broadcasts(shape, latent), {.code = ErrorCode::format,
                                            .what = "latent statistics do not fit the latents",
-                                           .where = std::string("config.json: ") + key,
+                                           .where = where + ": " + key,
                                            .found = shape.str(),
                                            .expected = latent.str() + ", or 1 in any of its dimensions"});
 }
@@ -45,8 +45,8 @@ AutoencoderRaeParameters::AutoencoderRaeParameters(const AutoencoderRAEConfig& c
 AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, const SafetensorsSet& weights,
                                const LoadOptions& options)
     : config(c), config_json(std::move(json)), dtype(options.dtype), parameters(c), weights_(weights) {
-  check_statistics("latents_mean", c.latents_mean_shape, c);
-  check_statistics("latents_std", c.latents_std_shape, c);
+  check_statistics(weights.path(), "latents_mean", c.latents_mean_shape, c);
+  check_statistics(weights.path(), "latents_std", c.latents_std_shape, c);
   NamedParameters now;
   const NamedParameters all = named_parameters(parameters);
   check_parameters(all, weights);
@@ -56,7 +56,7 @@ AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, const S
     else
       now.push_back(entry);
   }
-  load_parameters(now, weights, dtype, *make_kernels(options.device, available_threads()));
+  load_parameters(now, weights, dtype, *loading_kernels(options));
   parameters.decoder.complete();
   latents_divisor = parameters.latents_std.value.clone();
   for (int64_t i = 0; i < latents_divisor.numel(); ++i) latents_divisor.data<float>()[i] += 1e-5f;
@@ -137,16 +137,20 @@ bool has_batch(const Tensor& x) {
 }  // namespace
 
 AutoencoderRAE AutoencoderRAE::from_pretrained(const std::string& folder, const LoadOptions& options) {
-  models::check_dtype(options, folder);
-  Json json = models::read_config(folder, "AutoencoderRAE");
-  const auto config = models::parse_autoencoder_rae_config(json, folder);
-  const auto weights = SafetensorsSet::open(folder, "diffusion_pytorch_model", options.variant);
-  return AutoencoderRAE(std::make_shared<models::AutoencoderRae>(config, std::move(json), weights, options));
+  return guarded("AutoencoderRAE::from_pretrained", [&] {
+    models::check_dtype(options, folder);
+    Json json = models::read_config(folder, "AutoencoderRAE");
+    const auto config = models::parse_autoencoder_rae_config(json, folder);
+    const auto weights = SafetensorsSet::open(folder, "diffusion_pytorch_model", options.variant);
+    return AutoencoderRAE(std::make_shared<models::AutoencoderRae>(config, std::move(json), weights, options));
+  });
 }
 
 void AutoencoderRAE::save_pretrained(const std::string& folder, const SaveOptions& options) const {
-  models::AutoencoderRaeParameters copy = model_->parameters;  // tensors are shared
-  models::save_model(folder, model_->config_json, models::named_parameters(copy), dtype(), options);
+  guarded("AutoencoderRAE::save_pretrained", [&] {
+    models::AutoencoderRaeParameters copy = model_->parameters;  // tensors are shared
+    models::save_model(folder, model_->config_json, models::named_parameters(copy), dtype(), options);
+  });
 }
 
 const AutoencoderRAEConfig& AutoencoderRAE::config() const {
@@ -160,15 +164,19 @@ int64_t AutoencoderRAE::num_parameters() const {
 }
 
 Tensor AutoencoderRAE::encode(Context& ctx, const Tensor& pixels) const {
-  if (use_slicing_ && has_batch(pixels))
-    return one_by_one(ctx, pixels, [&](const Tensor& x) { return model_->encode(ctx, x); });
-  return model_->encode(ctx, pixels);
+  return guarded("AutoencoderRAE::encode", [&] {
+    if (use_slicing_ && has_batch(pixels))
+      return one_by_one(ctx, pixels, [&](const Tensor& x) { return model_->encode(ctx, x); });
+    return model_->encode(ctx, pixels);
+  });
 }
 
 Tensor AutoencoderRAE::decode(Context& ctx, const Tensor& latents) const {
-  if (use_slicing_ && has_batch(latents))
-    return one_by_one(ctx, latents, [&](const Tensor& z) { return model_->decode(ctx, z); });
-  return model_->decode(ctx, latents);
+  return guarded("AutoencoderRAE::decode", [&] {
+    if (use_slicing_ && has_batch(latents))
+      return one_by_one(ctx, latents, [&](const Tensor& z) { return model_->decode(ctx, z); });
+    return model_->decode(ctx, latents);
+  });
 }
 
 }  // namespace raedit

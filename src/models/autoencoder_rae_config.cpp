@@ -64,6 +64,9 @@ void check(const JsonReader& reader, const AutoencoderRAEConfig& c) {
     reader.fail("encoder_input_size", fmt::format("a multiple of encoder_patch_size {}", c.encoder_patch_size));
   if (c.grid() > kMostTokensAlongEdge)
     reader.fail("encoder_input_size", fmt::format("at most {} patches along an edge", kMostTokensAlongEdge));
+  if ((c.num_patches() + 1) * c.decoder_hidden_size > kMostTableElements)
+    reader.fail("decoder_hidden_size",
+                fmt::format("at most {} for {} patches", kMostTableElements / (c.num_patches() + 1), c.num_patches()));
   if (c.decoder_hidden_size % c.decoder_num_attention_heads != 0)
     reader.fail("decoder_num_attention_heads",
                 fmt::format("a divisor of decoder_hidden_size {}", c.decoder_hidden_size));

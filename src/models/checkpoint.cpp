@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <set>
 
+#include "backend/device/device.h"
 #include "core/check.h"
 #include "core/text.h"
 #include "io/files.h"
@@ -91,6 +92,10 @@ void load_parameters(const NamedParameters& parameters, const SafetensorsSet& we
     nn::assign(*parameter, weights.tensor(name), dtype, kernels);
     weights.drop_pages(name);
   }
+}
+
+std::unique_ptr<backend::Kernels> loading_kernels(const LoadOptions& options) {
+  return make_kernels(options.device, options.threads > 0 ? options.threads : available_threads());
 }
 
 void check_dtype(const LoadOptions& options, const std::string& where) {

@@ -40,6 +40,7 @@ Json read_config_file(const std::string& path, const std::string& class_name);
 inline constexpr int64_t kMostWidth = 1 << 20;
 inline constexpr int64_t kMostLayers = 4096;
 inline constexpr int64_t kMostTokensAlongEdge = 512;
+inline constexpr int64_t kMostTableElements = 1 << 26;  // of a position table that is computed: tokens * width
 
 // Every name and shape must match, both ways, but for parameters that are not required. Throws Error naming the first
 // tensor that does not, with the nearest name.
@@ -48,6 +49,9 @@ void check_parameters(const NamedParameters& parameters, const SafetensorsSet& w
 // Hands each tensor of the checkpoint to its parameter, converted or packed once, and lets the mapped file's pages go.
 void load_parameters(const NamedParameters& parameters, const SafetensorsSet& weights, DType dtype,
                      const backend::Kernels& kernels);
+
+// The device that packs the weights, with the threads that `options` allow.
+std::unique_ptr<backend::Kernels> loading_kernels(const LoadOptions& options);
 
 // Throws Error(unsupported) unless dtype is one to compute in.
 void check_dtype(const LoadOptions& options, const std::string& where);

@@ -35,6 +35,12 @@ void check(const JsonReader& reader, const RAEDiT2DModelConfig& c) {
       reader.fail("patch_size", fmt::format("a divisor of sample_size {}", c.sample_size));
     if (c.sample_size / c.patch_size[stream] > kMostTokensAlongEdge)
       reader.fail("sample_size", fmt::format("at most {} patches along an edge", kMostTokensAlongEdge));
+    const int64_t side = c.sample_size / c.patch_size[stream];
+    if (side * side * c.hidden_size[stream] > kMostTableElements)
+      reader.fail("hidden_size",
+                  fmt::format("at most {} for {} tokens", kMostTableElements / (side * side), side * side));
+    if (static_cast<double>(c.hidden_size[stream]) * c.mlp_ratio < 2.0)
+      reader.fail("mlp_ratio", "at least one hidden feature");
     if (c.hidden_size[stream] % c.num_heads[stream] != 0)
       reader.fail("num_heads", fmt::format("a divisor of hidden_size {}", c.hidden_size[stream]));
     if (c.use_rope && c.hidden_size[stream] / c.num_heads[stream] % 4 != 0)

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "backend/device/device.h"
 #include "core/check.h"
+#include "core/guard.h"
 #include "models/checkpoint.h"
 #include "ops/activation.h"
 #include "ops/elementwise.h"
@@ -179,6 +179,11 @@ void RaeDitTransformer::check_inputs(const Tensor& hidden_states, const Tensor& 
   check_shape("hidden_states", hidden_states, {batch, config.in_channels, config.sample_size, config.sample_size});
   check_shape("timestep", timestep, {batch});
   check_shape("class_labels", class_labels, {batch});
+  RAEDIT_CHECK(class_labels.dtype() == DType::int64, {.code = ErrorCode::invalid_argument,
+                                                      .what = "class_labels have the wrong type",
+                                                      .where = "RAEDiT2DModel::forward",
+                                                      .found = std::string(name_of(class_labels.dtype())),
+                                                      .expected = "int64"});
   if (conditioning_hidden_states.defined()) {
     const int64_t count = conditioning_hidden_states.rank() == 3 ? conditioning_hidden_states.dim(1) : 1;
     check_shape("conditioning_hidden_states", conditioning_hidden_states, {batch, count, config.hidden_size[kEncoder]});
@@ -199,7 +204,7 @@ Tensor RaeDitTransformer::encoder_stream(Context& ctx, const Tensor& latents, co
   const nn::Rope* rope = enc_feat_rope ? &*enc_feat_rope : nullptr;
   for (int64_t i = 0; i < config.depth[kEncoder]; ++i) {
     s = blocks[static_cast<size_t>(i)].forward(ctx, s, condition, rope);
-    see(observe, fmt::format("block.{}", i), s);
+    if (observe) observe(fmt::format("block.{}", i), s);
   }
   // The class is not added again, only the time.
   return ops::silu(ctx, ops::add(ctx, s, time.reshape({time.dim(0), 1, time.dim(1)})));
@@ -226,7 +231,7 @@ Tensor RaeDitTransformer::forward(Context& ctx, const Tensor& hidden_states, con
   const nn::Rope* rope = dec_feat_rope ? &*dec_feat_rope : nullptr;
   for (auto i = static_cast<size_t>(config.depth[kEncoder]); i < blocks.size(); ++i) {
     x = blocks[i].forward(ctx, x, s, rope);
-    see(observe, fmt::format("block.{}", i), x);
+    if (observe) observe(fmt::format("block.{}", i), x);
   }
   x = final_layer.forward(ctx, x, s);
   return ops::unpatchify(ctx, x, side(config, kDecoder), side(config, kDecoder), config.patch_size[kDecoder]);
@@ -235,23 +240,27 @@ Tensor RaeDitTransformer::forward(Context& ctx, const Tensor& hidden_states, con
 }  // namespace models
 
 RAEDiT2DModel RAEDiT2DModel::from_pretrained(const std::string& folder, const LoadOptions& options) {
-  models::check_dtype(options, folder);
-  Json json = models::read_config(folder, "RAEDiT2DModel");
-  const auto config = models::parse_rae_dit_config(json, folder);
-  const auto weights = SafetensorsSet::open(folder, "diffusion_pytorch_model", options.variant);
-  auto model = std::make_shared<models::RaeDitTransformer>(config);
-  model->config_json = std::move(json);
-  model->dtype = options.dtype;
-  const auto parameters = models::named_parameters(*model);
-  models::check_parameters(parameters, weights);
-  models::load_parameters(parameters, weights, options.dtype, *make_kernels(options.device, available_threads()));
-  model->complete();
-  return RAEDiT2DModel(std::move(model));
+  return guarded("RAEDiT2DModel::from_pretrained", [&] {
+    models::check_dtype(options, folder);
+    Json json = models::read_config(folder, "RAEDiT2DModel");
+    const auto config = models::parse_rae_dit_config(json, folder);
+    const auto weights = SafetensorsSet::open(folder, "diffusion_pytorch_model", options.variant);
+    auto model = std::make_shared<models::RaeDitTransformer>(config);
+    model->config_json = std::move(json);
+    model->dtype = options.dtype;
+    const auto parameters = models::named_parameters(*model);
+    models::check_parameters(parameters, weights);
+    models::load_parameters(parameters, weights, options.dtype, *models::loading_kernels(options));
+    model->complete();
+    return RAEDiT2DModel(std::move(model));
+  });
 }
 
 void RAEDiT2DModel::save_pretrained(const std::string& folder, const SaveOptions& options) const {
-  models::RaeDitTransformer copy = *model_;  // tensors are shared
-  models::save_model(folder, model_->config_json, models::named_parameters(copy), dtype(), options);
+  guarded("RAEDiT2DModel::save_pretrained", [&] {
+    models::RaeDitTransformer copy = *model_;  // tensors are shared
+    models::save_model(folder, model_->config_json, models::named_parameters(copy), dtype(), options);
+  });
 }
 
 const RAEDiT2DModelConfig& RAEDiT2DModel::config() const {
@@ -267,7 +276,9 @@ int64_t RAEDiT2DModel::num_parameters() const {
 Tensor RAEDiT2DModel::forward(Context& ctx, const Tensor& hidden_states, const Tensor& timestep,
                               const Tensor& class_labels, const Tensor& conditioning_hidden_states,
                               const ForwardObserver& observe) const {
-  return model_->forward(ctx, hidden_states, timestep, class_labels, conditioning_hidden_states, observe);
+  return guarded("RAEDiT2DModel::forward", [&] {
+    return model_->forward(ctx, hidden_states, timestep, class_labels, conditioning_hidden_states, observe);
+  });
 }
 
 }  // namespace raedit

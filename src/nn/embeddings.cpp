@@ -34,21 +34,27 @@ Tensor LabelEmbedder::forward(Context& ctx, const Tensor& labels, DType dtype) c
 
 Tensor sincos_pos_embed_2d(int64_t width, int64_t side, bool class_token, int64_t base_size) {
   const int64_t quarter = width / 4;
-  std::vector<float> values(static_cast<size_t>(class_token ? width : 0), 0.0f);
-  for (int64_t row = 0; row < side; ++row) {
-    for (int64_t column = 0; column < side; ++column) {
-      for (int64_t c = 0; c < width; ++c) {
-        // float32 coordinate, float64 angle, as the reference.
-        const auto index = static_cast<float>(c < 2 * quarter ? column : row);
-        const auto spread = static_cast<float>(static_cast<double>(side) / static_cast<double>(base_size));
-        const double frequency =
-            1.0 / std::pow(10000.0, static_cast<double>(c % quarter) / static_cast<double>(quarter));
-        const double angle = static_cast<double>(index / spread) * frequency;
-        values.push_back(static_cast<float>(c / quarter % 2 == 0 ? std::sin(angle) : std::cos(angle)));
+  const int64_t first = class_token ? 1 : 0;
+  const Tensor table = Tensor::zeros({side * side + first, width}, DType::float32);
+  // float32 coordinate, float64 angle, as the reference.
+  const auto spread = static_cast<float>(static_cast<double>(side) / static_cast<double>(base_size));
+  for (int64_t k = 0; k < quarter; ++k) {
+    const double frequency = 1.0 / std::pow(10000.0, static_cast<double>(k) / static_cast<double>(quarter));
+    for (int64_t position = 0; position < side; ++position) {
+      const double angle = static_cast<double>(static_cast<float>(position) / spread) * frequency;
+      const auto sine = static_cast<float>(std::sin(angle));
+      const auto cosine = static_cast<float>(std::cos(angle));
+      for (int64_t other = 0; other < side; ++other) {
+        float* as_column = table.data<float>() + (first + other * side + position) * width;
+        as_column[k] = sine;
+        as_column[quarter + k] = cosine;
+        float* as_row = table.data<float>() + (first + position * side + other) * width;
+        as_row[2 * quarter + k] = sine;
+        as_row[3 * quarter + k] = cosine;
       }
     }
   }
-  return Tensor::from(values, {side * side + (class_token ? 1 : 0), width});
+  return table;
 }
 
 }  // namespace raedit::nn

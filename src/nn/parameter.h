@@ -27,7 +27,7 @@ struct Parameter {
   enum class Role {
     matrix,  // read by linear(): [N,...] seen as [N,K], packed for the device
     vector,  // biases, norm weights, tokens: small, kept as float32 (rounded to bfloat16 first in a bfloat16 model)
-    table,   // rows are looked up: stays in the mapped file
+    table,   // rows are looked up: kept in the checkpoint's own type
     buffer,  // not trained: kept as float32 whatever the model's dtype
   };
 

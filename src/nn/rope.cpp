@@ -7,29 +7,24 @@
 namespace raedit::nn {
 namespace {
 
-// The angle of every token and channel in float32, as the reference computes it.
-std::vector<float> angles(int64_t side, int64_t head_width) {
+// function(angle) of every token and channel, [side*side, head_width], in float32 as the reference computes it.
+Tensor table(int64_t side, int64_t head_width, float (*function)(float)) {
   const int64_t half = head_width / 2;
-  std::vector<float> out;
-  for (int64_t row = 0; row < side; ++row) {
-    for (int64_t column = 0; column < side; ++column) {
-      for (int64_t c = 0; c < head_width; ++c) {
-        const int64_t position = c < half ? row : column;
-        const auto exponent = static_cast<float>(c % half / 2 * 2) / static_cast<float>(half);
-        const float frequency = 1.0f / std::pow(10000.0f, exponent);
-        // The reference divides by the side and multiplies again, in float32.
-        const float scaled = static_cast<float>(position) / static_cast<float>(side) * static_cast<float>(side);
-        out.push_back(scaled * frequency);
+  const Tensor out = Tensor::empty({side * side, head_width}, DType::float32);
+  for (int64_t c = 0; c < half; ++c) {
+    const float exponent = static_cast<float>(c / 2 * 2) / static_cast<float>(half);
+    const float frequency = 1.0f / std::pow(10000.0f, exponent);
+    for (int64_t position = 0; position < side; ++position) {
+      // The reference divides by the side and multiplies again.
+      const float scaled = static_cast<float>(position) / static_cast<float>(side) * static_cast<float>(side);
+      const float value = function(scaled * frequency);
+      for (int64_t other = 0; other < side; ++other) {
+        out.data<float>()[(position * side + other) * head_width + c] = value;         // by row
+        out.data<float>()[(other * side + position) * head_width + half + c] = value;  // by column
       }
     }
   }
   return out;
-}
-
-Tensor table(const std::vector<float>& angle, const Shape& shape, float (*function)(float)) {
-  std::vector<float> values;
-  for (const float a : angle) values.push_back(function(a));
-  return Tensor::from(values, shape);
 }
 
 }  // namespace
@@ -40,11 +35,9 @@ Rope::Rope(int64_t side, int64_t head_width)
       side_(side) {}
 
 void Rope::complete() {
-  if (freqs_cos.defined() && freqs_sin.defined()) return;
-  const std::vector<float> angle = angles(side_, freqs_cos.shape[1]);
   // Sources too: diffusers wants them in the checkpoint.
-  if (!freqs_cos.defined()) freqs_cos.value = freqs_cos.source = table(angle, freqs_cos.shape, std::cos);
-  if (!freqs_sin.defined()) freqs_sin.value = freqs_sin.source = table(angle, freqs_sin.shape, std::sin);
+  if (!freqs_cos.defined()) freqs_cos.value = freqs_cos.source = table(side_, freqs_cos.shape[1], std::cos);
+  if (!freqs_sin.defined()) freqs_sin.value = freqs_sin.source = table(side_, freqs_sin.shape[1], std::sin);
 }
 
 Tensor Rope::forward(Context& ctx, const Tensor& x) const {

@@ -48,4 +48,14 @@ inline Tensor expand_to(std::string_view op, std::string_view operand, const Ten
   return tensor.expand(shape);
 }
 
+// For operands that are small and always float32; an undefined one is fine.
+inline void check_float32(std::string_view op, std::string_view operand, const Tensor& tensor) {
+  RAEDIT_CHECK(!tensor.defined() || tensor.dtype() == DType::float32,
+               {.code = ErrorCode::invalid_argument,
+                .what = std::string(operand) + " has the wrong type",
+                .where = std::string(op),
+                .found = std::string(name_of(tensor.dtype())),
+                .expected = "float32"});
+}
+
 }  // namespace raedit::ops

@@ -38,10 +38,21 @@ Tensor scale(Context& ctx, const Tensor& x, float factor) {
   return mul(ctx, x, Tensor::full({1}, factor));
 }
 
+namespace {
+
+// These two belong to sampling; a gradient must not get lost in them unnoticed.
+void check_not_recording(const Context& ctx, const char* op, std::initializer_list<const Tensor*> operands) {
+  RAEDIT_CHECK(Tape::recording(ctx, operands) == nullptr,
+               {.code = ErrorCode::unsupported, .what = "has no gradient", .where = op});
+}
+
+}  // namespace
+
 Tensor add_scaled(Context& ctx, const Tensor& a, float alpha, const Tensor& b) {
   check_compute_dtype("add_scaled", a);
   check_compute_dtype("add_scaled", b);
   check_shape("add_scaled", "b", b.shape(), a.shape());
+  check_not_recording(ctx, "add_scaled", {&a, &b});
   const Tensor out = ctx.empty(a.shape(), a.dtype());
   ctx.kernels().add_scaled(a, alpha, b, out);
   return out;
@@ -49,6 +60,7 @@ Tensor add_scaled(Context& ctx, const Tensor& a, float alpha, const Tensor& b) {
 
 Tensor clamp(Context& ctx, const Tensor& x, float low, float high) {
   check_compute_dtype("clamp", x);
+  check_not_recording(ctx, "clamp", {&x});
   const Tensor out = ctx.empty(x.shape(), x.dtype());
   ctx.kernels().clamp(x, low, high, out);
   return out;

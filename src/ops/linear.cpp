@@ -26,6 +26,7 @@ void check(const Tensor& x, const Matrix& weight, const Tensor& bias) {
                 .found = std::string(name_of(x.dtype())),
                 .expected = weight.packed == nullptr ? "" : std::string(name_of(weight.packed->dtype))});
   if (bias.defined()) check_shape("linear", "bias", bias.shape(), {shape[0]});
+  check_float32("linear", "bias", bias);
 }
 
 }  // namespace

@@ -15,6 +15,10 @@ Tensor norm(Context& ctx, const char* name, const backend::NormArgs& args) {
   check_rank(name, "x", args.x, 3);
   if (args.weight.defined()) check_shape(name, "weight", args.weight.shape(), {args.x.dim(2)});
   if (args.bias.defined()) check_shape(name, "bias", args.bias.shape(), {args.x.dim(2)});
+  for (const Tensor* operand : {&args.scale, &args.shift})
+    if (operand->defined()) check_compute_dtype(name, *operand);
+  check_float32(name, "weight", args.weight);
+  check_float32(name, "bias", args.bias);
 
   const Tensor out = ctx.empty(args.x.shape(), args.x.dtype());
   ctx.kernels().norm(args, out);

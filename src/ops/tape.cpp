@@ -34,6 +34,9 @@ void Tape::add_entry(const Tensor& tensor, bool leaf) {
 }
 
 void Tape::watch(const Tensor& leaf) {
+  // A mapped file is one storage for many tensors; a trained parameter has its own.
+  RAEDIT_CHECK(leaf.defined() && !leaf.storage()->read_only(),
+               {.code = ErrorCode::internal, .what = "a read-only tensor cannot be trained", .where = "Tape::watch"});
   add_entry(leaf, true);
 }
 

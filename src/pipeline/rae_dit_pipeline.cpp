@@ -3,9 +3,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "core/check.h"
+#include "core/guard.h"
 #include "core/text.h"
 #include "diffusion/guidance.h"
 #include "ops/elementwise.h"
@@ -21,10 +24,11 @@ double seconds_since(Clock::time_point start) {
 }
 
 void check_guidance(const RAEDiTPipelineArguments& a, const RAEDiT2DModelConfig& config) {
-  RAEDIT_CHECK(a.guidance_scale >= 1.0, {.code = ErrorCode::invalid_argument,
-                                         .what = "guidance_scale is too small",
-                                         .found = fmt::to_string(a.guidance_scale),
-                                         .expected = "1 (no guidance) or more"});
+  RAEDIT_CHECK(a.guidance_scale >= 1.0 && std::isfinite(static_cast<float>(a.guidance_scale)),
+               {.code = ErrorCode::invalid_argument,
+                .what = "guidance_scale is out of range",
+                .found = fmt::to_string(a.guidance_scale),
+                .expected = "1 (no guidance) or more"});
   RAEDIT_CHECK(0.0 <= a.guidance_start && a.guidance_start <= a.guidance_end && a.guidance_end <= 1.0,
                {.code = ErrorCode::invalid_argument,
                 .what = "the guidance interval is not one",
@@ -69,33 +73,48 @@ std::vector<int64_t> repeat_labels(const RAEDiTPipelineArguments& a) {
   return labels;
 }
 
-// Noise [N,C,S,S] float32. Generators draw in the model's dtype, as torch does, so a bfloat16 model starts from the
-// numbers that diffusers would start from.
-Tensor prepare_latents(const RAEDiTPipelineArguments& a, int64_t count, const RAEDiT2DModelConfig& config,
-                       DType dtype) {
+// Where the random numbers of a request come from: a generator for each picture, or one for all of them.
+class NoiseSource {
+ public:
+  NoiseSource(const RAEDiTPipelineArguments& a, int64_t count) : generators_(a.generators) {
+    RAEDIT_CHECK(
+        generators_ == nullptr || generators_->size() == 1 || static_cast<int64_t>(generators_->size()) == count,
+        {.code = ErrorCode::invalid_argument,
+         .what = "the number of generators does not fit the number of pictures",
+         .found = fmt::to_string(generators_ == nullptr ? 0 : generators_->size()),
+         .expected = fmt::format("1 or {}", count)});
+    if (generators_ != nullptr) return;
+    for (int64_t k = 0; k < count; ++k) own_.emplace_back(a.seed.value_or(0) + static_cast<uint64_t>(k));
+  }
+
+  // Normal numbers of this shape [N,...] as float32. Generators draw in the model's dtype, as torch does, so a bfloat16
+  // model starts from the numbers that diffusers would start from.
+  Tensor draw(const Shape& shape, DType dtype) {
+    std::vector<Generator>& generators = generators_ != nullptr ? *generators_ : own_;
+    if (generators.size() == 1) return generators.front().randn(shape, dtype).to(DType::float32);
+    const Tensor noise = Tensor::empty(shape, DType::float32);
+    Shape one = shape;
+    one.set(0, 1);
+    for (int64_t k = 0; k < shape[0]; ++k)
+      noise.slice(0, k, k + 1).copy_from(generators[static_cast<size_t>(k)].randn(one, dtype));
+    return noise;
+  }
+
+ private:
+  std::vector<Generator> own_;
+  std::vector<Generator>* generators_;
+};
+
+// What sampling starts from, [N,C,S,S] float32.
+Tensor prepare_latents(const RAEDiTPipelineArguments& a, int64_t count, const RAEDiT2DModelConfig& config, DType dtype,
+                       NoiseSource& noise) {
   const Shape shape{count, config.in_channels, config.sample_size, config.sample_size};
-  const Shape one{1, config.in_channels, config.sample_size, config.sample_size};
-  if (a.latents.defined()) {
-    RAEDIT_CHECK(a.latents.shape() == shape, {.code = ErrorCode::invalid_argument,
-                                              .what = "latents have the wrong shape",
-                                              .found = a.latents.shape().str(),
-                                              .expected = shape.str()});
-    return a.latents.to(DType::float32);
-  }
-  if (a.generators != nullptr && a.generators->size() == 1)
-    return a.generators->front().randn(shape, dtype).to(DType::float32);
-  RAEDIT_CHECK(a.generators == nullptr || static_cast<int64_t>(a.generators->size()) == count,
-               {.code = ErrorCode::invalid_argument,
-                .what = "the number of generators does not fit the number of pictures",
-                .found = fmt::to_string(a.generators == nullptr ? 0 : a.generators->size()),
-                .expected = fmt::format("1 or {}", count)});
-  const Tensor latents = Tensor::empty(shape, DType::float32);
-  for (int64_t k = 0; k < count; ++k) {
-    Generator own(a.seed.value_or(0) + static_cast<uint64_t>(k));
-    Generator& generator = a.generators != nullptr ? (*a.generators)[static_cast<size_t>(k)] : own;
-    latents.slice(0, k, k + 1).copy_from(generator.randn(one, dtype));
-  }
-  return latents;
+  if (!a.latents.defined()) return noise.draw(shape, dtype);
+  RAEDIT_CHECK(a.latents.shape() == shape, {.code = ErrorCode::invalid_argument,
+                                            .what = "latents have the wrong shape",
+                                            .found = a.latents.shape().str(),
+                                            .expected = shape.str()});
+  return a.latents.to(DType::float32);
 }
 
 // The velocity at time t, guided where guidance acts. Outside its interval the null half is not even computed.
@@ -115,7 +134,7 @@ Tensor predict(Context& ctx, const RAEDiT2DModel& model, const Tensor& latents, 
 }
 
 Tensor denoise(Context& ctx, const RAEDiT2DModel& model, FlowMatchEulerDiscreteScheduler scheduler, Tensor latents,
-               const Tensor& labels, const RAEDiTPipelineArguments& a) {
+               const Tensor& labels, const RAEDiTPipelineArguments& a, NoiseSource& noise) {
   const auto start = Clock::now();
   scheduler.set_timesteps(a.num_inference_steps);
   const auto total = static_cast<int64_t>(scheduler.timesteps().size());
@@ -124,10 +143,22 @@ Tensor denoise(Context& ctx, const RAEDiT2DModel& model, FlowMatchEulerDiscreteS
     ctx.throw_if_cancelled();
     const float timestep = scheduler.timesteps()[static_cast<size_t>(i)];
     const Tensor v = ops::cast(ctx, predict(ctx, model, latents, timestep / train_steps, labels, a), DType::float32);
-    latents = scheduler.step(ctx, v, timestep, latents);
+    StepOptions options;
+    if (scheduler.config().stochastic_sampling) options.noise = noise.draw(latents.shape(), model.dtype());
+    latents = scheduler.step(ctx, v, timestep, latents, options);
     ctx.report({Progress::Phase::sample, i + 1, total, seconds_since(start)});
   }
   return latents;
+}
+
+// A black picture must not pass for a result.
+void check_finite(const Tensor& latents) {
+  const float* values = latents.data<float>();
+  RAEDIT_CHECK(std::all_of(values, values + latents.numel(), [](float x) { return std::isfinite(x); }),
+               {.code = ErrorCode::not_finite,
+                .what = "sampling ended in numbers that are not finite",
+                .where = "RAEDiTPipeline",
+                .hint = "a smaller guidance_scale, float32, or latents that are finite may help"});
 }
 
 // Pictures one by one: the decoder's activations are the peak of memory otherwise.
@@ -148,26 +179,44 @@ Tensor decode(Context& ctx, const AutoencoderRAE& vae, const Tensor& latents) {
 }  // namespace
 
 RAEDiTPipelineOutput RAEDiTPipeline::operator()(Context& ctx, const RAEDiTPipelineArguments& arguments) const {
-  const RAEDiT2DModelConfig& config = transformer_.config();
-  check_arguments(arguments, config);
-  const std::vector<int64_t> ids = repeat_labels(arguments);
-  const auto count = static_cast<int64_t>(ids.size());
-  const Tensor labels = Tensor::from(ids, {count});
+  return guarded("RAEDiTPipeline", [&] {
+    const RAEDiT2DModelConfig& config = transformer_.config();
+    check_arguments(arguments, config);
+    const std::vector<int64_t> ids = repeat_labels(arguments);
+    const auto count = static_cast<int64_t>(ids.size());
+    const Tensor labels = Tensor::from(ids, {count});
 
-  const auto start = Clock::now();
-  const Tensor noise = prepare_latents(arguments, count, config, transformer_.dtype());
-  RAEDiTPipelineOutput output;
-  output.latents = denoise(ctx, transformer_, scheduler_, noise, labels, arguments).clone();
-  output.sample_seconds = seconds_since(start);
-  if (arguments.output_type == OutputType::latent) return output;
+    const auto start = Clock::now();
+    NoiseSource noise(arguments, count);
+    const Tensor latents = prepare_latents(arguments, count, config, transformer_.dtype(), noise);
+    RAEDiTPipelineOutput output;
+    output.latents = denoise(ctx, transformer_, scheduler_, latents, labels, arguments, noise).clone();
+    check_finite(output.latents);
+    output.sample_seconds = seconds_since(start);
+    if (arguments.output_type == OutputType::latent) return output;
 
-  const auto decode_start = Clock::now();
-  output.images = decode(ctx, vae_, output.latents);
-  output.decode_seconds = seconds_since(decode_start);
-  if (arguments.output_type == OutputType::pil)
-    for (int64_t i = 0; i < count; ++i) output.pictures.push_back(to_image(output.images.select(0, i)));
-  return output;
+    const auto decode_start = Clock::now();
+    output.images = decode(ctx, vae_, output.latents);
+    output.decode_seconds = seconds_since(decode_start);
+    if (arguments.output_type == OutputType::pil)
+      for (int64_t i = 0; i < count; ++i) output.pictures.push_back(to_image(output.images.select(0, i)));
+    return output;
+  });
 }
+
+namespace {
+
+// "labels with 'cat' in them: 'cat-face'", for a word that is part of a name; at most three.
+std::string labels_that_contain(const std::string& word, const std::vector<std::string>& labels) {
+  constexpr size_t kMost = 3;
+  std::vector<std::string> found;
+  for (const std::string& label : labels)
+    if (!word.empty() && label.find(word) != std::string::npos && found.size() < kMost)
+      found.push_back("'" + label + "'");
+  return found.empty() ? "" : fmt::format("labels with '{}' in them: {}", word, join(found));
+}
+
+}  // namespace
 
 std::vector<int64_t> RAEDiTPipeline::get_label_ids(const std::vector<std::string>& names) const {
   std::vector<int64_t> ids;
@@ -176,12 +225,13 @@ std::vector<int64_t> RAEDiTPipeline::get_label_ids(const std::vector<std::string
     if (found == labels_.end()) {
       std::vector<std::string> known;
       for (const auto& [label, id] : labels_) known.push_back(label);
-      const std::string hint = did_you_mean(name, known);
+      std::string hint = did_you_mean(name, known);
+      if (hint.empty()) hint = labels_that_contain(name, known);
       raise({.code = ErrorCode::invalid_argument,
              .what = "no such label",
              .found = "'" + name + "'",
              .expected = known.empty() ? "a class id, since this model has no labels" : "",
-             .hint = hint.empty() && !known.empty() ? "`raedit labels` lists them" : hint});
+             .hint = hint});
     }
     ids.push_back(found->second);
   }

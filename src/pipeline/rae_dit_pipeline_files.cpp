@@ -1,12 +1,12 @@
 // RAEDiTPipeline as a folder: model_index.json, transformer/, vae/, scheduler/.
 #include <fmt/format.h>
 
-#include <charconv>
 #include <filesystem>
 
 #include "core/check.h"
 #include "core/json.h"
 #include "io/files.h"
+#include "pipeline/model_index.h"
 #include "raedit/rae_dit_pipeline.h"
 
 namespace raedit {
@@ -36,25 +36,11 @@ std::map<std::string, int64_t> names_of(const std::map<int64_t, std::string>& id
   return labels;
 }
 
-std::map<int64_t, std::string> parse_labels(const Json& index, const std::string& path) {
-  std::map<int64_t, std::string> id2label;
-  if (!index.contains("id2label") || index["id2label"].is_null()) return id2label;
-  const auto bad = [&](const std::string& found) {
-    raise({.code = ErrorCode::format,
-           .what = "id2label is not a map from class ids to names",
-           .where = path,
-           .found = found,
-           .expected = "{\"0\": \"name\", ...}"});
-  };
-  if (!index["id2label"].is_object()) bad(index["id2label"].type_name());
-  for (const auto& [key, value] : index["id2label"].items()) {
-    int64_t id = -1;
-    const auto [end, status] = std::from_chars(key.data(), key.data() + key.size(), id);
-    if (status != std::errc() || end != key.data() + key.size() || id < 0 || !value.is_string())
-      bad(fmt::format("'{}'", key));
-    id2label[id] = value.get<std::string>();
-  }
-  return id2label;
+// ["diffusers", "RAEDiT2DModel"]
+void check_component(JsonReader& reader, const char* key, std::string_view class_name) {
+  const Json* value = reader.raw(key);
+  const bool known = value != nullptr && value->is_array() && value->size() == 2 && (*value)[1] == class_name;
+  if (!known) reader.fail(key, fmt::format("[\"diffusers\", \"{}\"]", class_name));
 }
 
 void check_index(const Json& index, const std::string& path) {
@@ -67,6 +53,12 @@ void check_index(const Json& index, const std::string& path) {
                          : index["_class_name"].is_string() ? index["_class_name"].get<std::string>()
                                                             : index["_class_name"].type_name(),
                 .expected = "RAEDiTPipeline"});
+  JsonReader reader(index, path);
+  check_component(reader, "scheduler", "FlowMatchEulerDiscreteScheduler");
+  check_component(reader, "transformer", "RAEDiT2DModel");
+  check_component(reader, "vae", "AutoencoderRAE");
+  reader.raw("id2label");
+  reader.finish();
 }
 
 }  // namespace
@@ -79,14 +71,19 @@ RAEDiTPipeline::RAEDiTPipeline(RAEDiT2DModel transformer, AutoencoderRAE vae, Fl
       id2label_(std::move(id2label)),
       labels_(names_of(id2label_)) {
   const int64_t latent_channels = vae_.config().encoder_hidden_size;
-  RAEDIT_CHECK(vae_.config().reshape_to_2d && transformer_.config().in_channels == latent_channels &&
-                   transformer_.config().sample_size == vae_.config().grid(),
-               {.code = ErrorCode::format,
-                .what = "transformer and autoencoder do not fit together",
-                .where = "RAEDiTPipeline",
-                .found = fmt::format("transformer latents [{0}, {1}, {1}]", transformer_.config().in_channels,
-                                     transformer_.config().sample_size),
-                .expected = fmt::format("[{0}, {1}, {1}] of the autoencoder", latent_channels, vae_.config().grid())});
+  RAEDIT_CHECK(vae_.config().reshape_to_2d, {.code = ErrorCode::format,
+                                             .what = "the autoencoder's latents are token lists, not maps",
+                                             .where = "RAEDiTPipeline",
+                                             .found = "reshape_to_2d false",
+                                             .expected = "reshape_to_2d true"});
+  RAEDIT_CHECK(
+      transformer_.config().in_channels == latent_channels && transformer_.config().sample_size == vae_.config().grid(),
+      {.code = ErrorCode::format,
+       .what = "transformer and autoencoder do not fit together",
+       .where = "RAEDiTPipeline",
+       .found = fmt::format("transformer latents [{0}, {1}, {1}]", transformer_.config().in_channels,
+                            transformer_.config().sample_size),
+       .expected = fmt::format("[{0}, {1}, {1}] of the autoencoder", latent_channels, vae_.config().grid())});
 }
 
 RAEDiTPipeline RAEDiTPipeline::from_pretrained(const std::string& folder, const LoadOptions& options) {
@@ -101,7 +98,7 @@ RAEDiTPipeline RAEDiTPipeline::from_pretrained(const std::string& folder, const 
   const Json index = parse_json(read_file(path), path);
   check_index(index, path);
   // What is small comes first: a broken index costs no time.
-  auto id2label = parse_labels(index, path);
+  auto id2label = read_id2label(index, path);
   auto scheduler = FlowMatchEulerDiscreteScheduler::from_pretrained((root / "scheduler").string());
   auto vae = AutoencoderRAE::from_pretrained((root / "vae").string(), options);
   auto transformer = RAEDiT2DModel::from_pretrained((root / "transformer").string(), options);

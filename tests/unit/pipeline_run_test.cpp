@@ -1,10 +1,13 @@
 // A pipeline at work: shared by threads, watched, stopped, and with no memory of the steps it took.
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <limits>
 #include <map>
 #include <thread>
 
 #include "parity/agreement.h"
+#include "raedit/error.h"
 #include "raedit/rae_dit_pipeline.h"
 #include "tensor/arena.h"
 #include "unit/model_folder.h"
@@ -63,6 +66,51 @@ TEST(PipelineRun, ManyThreadsEncodeAtOnce) {
   Context ctx;
   const auto expected = other.encode(ctx, pixels).to_vector<float>();
   for (const auto& result : found) EXPECT_EQ(result, expected);
+}
+
+// ---- results that are none
+
+TEST(PipelineRun, RefusesResultsThatAreNotFinite) {
+  Context ctx;
+  const auto expect_code = [&](const RAEDiTPipelineArguments& a, ErrorCode code) {
+    try {
+      pipeline()(ctx, a);
+      FAIL() << "no Error";
+    } catch (const Error& error) {
+      EXPECT_STREQ(to_string(error.code()), to_string(code)) << error.what();
+    }
+  };
+  expect_code(arguments(1, 1e308), ErrorCode::invalid_argument);
+  expect_code(arguments(1, 1e38), ErrorCode::not_finite);
+  RAEDiTPipelineArguments nan = arguments(1);
+  nan.seed.reset();
+  nan.latents = Tensor::full({3, 128, 4, 4}, std::numeric_limits<float>::quiet_NaN());
+  expect_code(nan, ErrorCode::not_finite);
+}
+
+// The file may be replaced while a model that was read from it is at work.
+TEST(PipelineRun, DrawsOnAfterItsFilesAreGone) {
+  const test::ModelFolder folder("pipeline");
+  const auto loaded = RAEDiTPipeline::from_pretrained(folder.path());
+  Context ctx;
+  const auto before = loaded(ctx, arguments(3, 2.0)).images.to_vector<float>();
+  for (const char* part : {"transformer", "vae"})
+    std::filesystem::resize_file(folder.path() + "/" + part + "/diffusion_pytorch_model.safetensors", 0);
+  EXPECT_EQ(loaded(ctx, arguments(3, 2.0)).images.to_vector<float>(), before);
+}
+
+// ---- noise at every step
+
+TEST(PipelineRun, StochasticSamplingDrawsFromThePicturesOwnGenerator) {
+  FlowMatchEulerDiscreteSchedulerConfig config = pipeline().scheduler().config();
+  config.stochastic_sampling = true;
+  const RAEDiTPipeline noisy(pipeline().transformer(), pipeline().vae(), FlowMatchEulerDiscreteScheduler(config));
+  Context ctx;
+  const auto together = noisy(ctx, arguments(9)).latents;
+  EXPECT_NE(together.to_vector<float>(), pipeline()(ctx, arguments(9)).latents.to_vector<float>());
+  RAEDiTPipelineArguments second = arguments(10);
+  second.class_labels = {2};
+  EXPECT_EQ(noisy(ctx, second).latents.to_vector<float>(), together.slice(0, 1, 2).to_vector<float>());
 }
 
 // ---- what a picture depends on

@@ -511,7 +511,7 @@ TEST_F(SchedulerFile, Errors) {
                [&] { load(R"({"_class_name": "DDIMScheduler"})"); });
   expect_error(ErrorCode::format, {"use_karras_sigmas", "true or false"}, [&] { load(R"({"use_karras_sigmas": 1})"); });
   expect_error(ErrorCode::format, {"shift"}, [&] { load(R"({"shift": null})"); });
-  expect_error(ErrorCode::invalid_argument, {"scheduler_config.json", "num_train_timesteps", "found 0"},
+  expect_error(ErrorCode::format, {"scheduler_config.json", "num_train_timesteps", "found 0"},
                [&] { load(R"({"num_train_timesteps": 0})"); });
   expect_error(ErrorCode::unsupported, {"scheduler_config.json", "beta"},
                [&] { load(R"({"use_beta_sigmas": true})"); });

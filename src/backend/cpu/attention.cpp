@@ -26,10 +26,10 @@ namespace raedit::backend::cpu::HWY_NAMESPACE {
 void softmax_row(float* HWY_RESTRICT row, int64_t n, int64_t padded, float scale) {
   const TileTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  float max = row[0];
-  for (int64_t i = 1; i < n; ++i) max = std::max(max, row[i]);
-  std::fill(row + n, row + padded, max);
-  const auto vmax = hn::Set(d, max * scale);
+  std::fill(row + n, row + padded, row[0]);
+  auto largest = hn::LoadU(d, row);
+  for (int64_t i = lanes; i < padded; i += lanes) largest = hn::Max(largest, hn::LoadU(d, row + i));
+  const auto vmax = hn::Mul(hn::MaxOfLanes(d, largest), hn::Set(d, scale));
   const auto vscale = hn::Set(d, scale);
   for (int64_t i = 0; i < padded; i += lanes)
     hn::StoreU(hn::Exp(d, hn::Sub(hn::Mul(hn::LoadU(d, row + i), vscale), vmax)), d, row + i);

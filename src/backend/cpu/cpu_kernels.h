@@ -1,6 +1,6 @@
 // The CPU implementation of Kernels: OpenMP loops over rows or tiles, Highway inside, one thread budget per instance.
-// Files: gemm (packing and linear), attention, norm, elementwise, position, resample. Each SIMD file is compiled once
-// per instruction set by Highway's foreach_target and picked at run time.
+// Files: gemm (packing and linear), attention, norm, elementwise, position (rope, lookups, times), moving (copies,
+// resampling). Each SIMD file is compiled once per instruction set by Highway's foreach_target and picked at run time.
 #pragma once
 
 #include "backend/kernels.h"
@@ -10,8 +10,8 @@ namespace raedit::backend::cpu {
 // threads >= 1.
 std::unique_ptr<Kernels> make_cpu_kernels(int threads);
 
-// The instruction set in use: "sse2", "avx2", "avx512". RAEDIT_FORCE_ISA=avx2|avx512|amx caps it (Error for other
-// values); read once per process.
+// The instruction set in use: "sse2", "avx2", "avx512". RAEDIT_FORCE_ISA=sse2|avx2|avx512|amx caps it (Error for
+// other values); read once per process.
 std::string isa_name();
 
 class CpuKernels final : public Kernels {

@@ -3,7 +3,8 @@
 // Packed layout, the same on every instruction set: panels of 16 output columns, padded with zeros to a multiple of 64.
 //   float32:  panel[k][16]
 //   bfloat16: panel[k/2][16][2], an odd K padded with one zero
-// A tile is up to 6 rows by 64 columns. K is cut into blocks of kBlockK; inside a block each output element is one
+// A tile is up to 6 rows by 64 columns. K is cut into blocks of kBlockK (twice that with the
+// bfloat16 dot product); inside a block each output element is one
 // chain of multiply-adds in the order of k, and blocks are added in order. So an element depends on its row of x, its
 // row of w and the instruction set alone: never on M, on the tile it fell into or on the number of threads.
 #pragma once

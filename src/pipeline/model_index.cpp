@@ -1,0 +1,32 @@
+#include "pipeline/model_index.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+#include "core/check.h"
+
+namespace raedit {
+
+std::map<int64_t, std::string> read_id2label(const Json& index, const std::string& path) {
+  std::map<int64_t, std::string> id2label;
+  if (!index.is_object() || !index.contains("id2label") || index["id2label"].is_null()) return id2label;
+  const auto bad = [&](const std::string& found) {
+    raise({.code = ErrorCode::format,
+           .what = "id2label is not a map from class ids to names",
+           .where = path,
+           .found = found,
+           .expected = "{\"0\": \"name\", ...}"});
+  };
+  if (!index["id2label"].is_object()) bad(index["id2label"].type_name());
+  for (const auto& [key, value] : index["id2label"].items()) {
+    int64_t id = -1;
+    const auto [end, status] = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (status != std::errc() || end != key.data() + key.size() || id < 0 || !value.is_string())
+      bad(fmt::format("'{}'", key));
+    id2label[id] = value.get<std::string>();
+  }
+  return id2label;
+}
+
+}  // namespace raedit
