@@ -119,7 +119,7 @@ int run_bench(const BenchOptions& o) {
                       {"ceiling_tflops", ceiling * 1e-12},
                       {"fraction", rate / ceiling},
                       {"peak_bytes", peak_memory_bytes()}};
-    fmt::print("{}\n", result.dump(2));
+    fmt::print("{}\n", result.dump(2, ' ', false, Json::error_handler_t::replace));
     return kExitOk;
   }
   fmt::print("{}, {}, batch {}, {}\n", workload.name, o.dtype, o.batch, ctx.description());

@@ -64,6 +64,16 @@ void check_output(Generation& g) {
   check_writable(g.output);
 }
 
+int64_t id_of_label(const RAEDiTPipeline& pipeline, const std::string& label) {
+  try {
+    return pipeline.get_label_ids({label}).front();
+  } catch (const Error& error) {
+    ErrorInfo info = error.info();
+    if (info.hint.empty() && !pipeline.labels().empty()) info.hint = "'raedit labels' lists them";
+    throw Error(std::move(info));
+  }
+}
+
 // A label as the model's index spells it, commas and all, or one of its names.
 std::vector<int64_t> ids_of_labels(const RAEDiTPipeline& pipeline, const std::vector<std::string>& labels) {
   std::vector<int64_t> ids;
@@ -72,7 +82,7 @@ std::vector<int64_t> ids_of_labels(const RAEDiTPipeline& pipeline, const std::ve
     const auto whole =
         std::find_if(known.begin(), known.end(), [&](const auto& entry) { return entry.second == label; });
     ids.push_back(whole != known.end() && !pipeline.labels().contains(label) ? whole->first
-                                                                             : pipeline.get_label_ids({label}).front());
+                                                                             : id_of_label(pipeline, label));
   }
   return ids;
 }
@@ -94,11 +104,17 @@ std::vector<int64_t> class_of_each_picture(const Generation& g, const RAEDiTPipe
                                     .expected = fmt::format("0 to {}", num_classes - 1)});
     classes.push_back(id);
   }
+  const auto asked = static_cast<int64_t>(std::max<size_t>(classes.size(), 1));
+  RAEDIT_CHECK(o.count <= kMostPictures / asked, {.code = ErrorCode::invalid_argument,
+                                                  .what = "too many pictures for one request",
+                                                  .found = fmt::format("{} of each of {} classes", o.count, asked),
+                                                  .expected = fmt::format("at most {}", kMostPictures)});
   std::vector<int64_t> each;
   for (const int64_t id : classes) each.insert(each.end(), static_cast<size_t>(o.count), id);
   if (!classes.empty()) return each;
   const int64_t count = g.latents.defined() && !o.count_given ? g.latents.dim(0) : o.count;
-  for (int64_t k = 0; k < count; ++k) each.push_back(class_of_seed(static_cast<uint64_t>(o.seed + k), num_classes));
+  for (int64_t k = 0; k < count; ++k)
+    each.push_back(class_of_seed(static_cast<uint64_t>(o.seed) + static_cast<uint64_t>(k), num_classes));
   return each;
 }
 
@@ -169,6 +185,7 @@ RAEDiTPipelineArguments arguments_of(const Generation& g, int64_t first, int64_t
 
 Results sample(Generation& g, const RAEDiTPipeline& pipeline, Context& ctx, int64_t& batches_done) {
   Results results;
+  const bool keeps_latents = g.options.wants_latents() || g.output.kind == OutputKind::safetensors;
   const auto count = static_cast<int64_t>(g.pictures.size());
   for (int64_t first = 0; first < count; first += g.options.batch_size, ++batches_done) {
     const int64_t end = std::min(count, first + g.options.batch_size);
@@ -178,7 +195,7 @@ Results sample(Generation& g, const RAEDiTPipeline& pipeline, Context& ctx, int6
     g.seconds.decode += batch.decode_seconds;
     std::move(batch.pictures.begin(), batch.pictures.end(), std::back_inserter(results.images_8bit));
     if (arguments.output_type == OutputType::pil) continue;
-    collect(results.latents, batch.latents, first, count);
+    if (keeps_latents) collect(results.latents, batch.latents, first, count);
     if (batch.images.defined()) collect(results.images, batch.images, first, count);
   }
   results.pictures = g.pictures;
@@ -188,7 +205,8 @@ Results sample(Generation& g, const RAEDiTPipeline& pipeline, Context& ctx, int6
 RequestInfo request_info(const Generation& g) {
   const GenerateOptions& o = g.options;
   const std::string latents = o.latents.empty() ? "" : std::filesystem::path(o.latents).filename().string();
-  return {model_name(g.model), latents, o.steps, o.guidance, o.guidance_start, o.guidance_end, o.dtype};
+  return {
+      as_utf8(model_name(g.model)), as_utf8(latents), o.steps, o.guidance, o.guidance_start, o.guidance_end, o.dtype};
 }
 
 Json to_json(const Generation& g, const Context& ctx, const std::vector<std::string>& paths) {

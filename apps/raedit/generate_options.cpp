@@ -9,7 +9,7 @@
 namespace raedit::cli {
 namespace {
 
-constexpr int64_t kMostPictures = 1'000'000;
+constexpr int64_t kMostSteps = int64_t{1} << 24;
 
 void add_what(CLI::App& app, GenerateOptions& o) {
   app.add_option("--model", o.model, kModelOptionHelp)->type_name("DIR");
@@ -26,7 +26,7 @@ void add_what(CLI::App& app, GenerateOptions& o) {
 }
 
 void add_sampling(CLI::App& app, GenerateOptions& o) {
-  app.add_option("--steps", o.steps, "sampling steps (default 50)")->type_name("N")->check(whole_number(1));
+  app.add_option("--steps", o.steps, "sampling steps (default 50)")->type_name("N")->check(whole_number(1, kMostSteps));
   app.add_option("--guidance", o.guidance, "classifier-free guidance scale; 1 is none (default 1)")
       ->type_name("X")
       ->check(number(1));

@@ -8,6 +8,9 @@
 
 namespace raedit::cli {
 
+// Of one request: room for every set that people evaluate on.
+inline constexpr int64_t kMostPictures = 1'000'000;
+
 struct GenerateOptions {
   std::string model;
   std::vector<std::string> labels;

@@ -12,6 +12,7 @@
 #include "core/text.h"
 #include "io/files.h"
 #include "model_path.h"
+#include "pipeline/model_index.h"
 #include "values.h"
 
 namespace raedit::cli {
@@ -31,21 +32,7 @@ struct LabelsOptions {
 
 std::map<int64_t, std::string> read_labels(const std::string& folder) {
   const std::string path = (std::filesystem::path(folder) / "model_index.json").string();
-  const Json index = parse_json(read_file(path), path);
-  std::map<int64_t, std::string> labels;
-  if (!index.is_object() || !index.contains("id2label") || index["id2label"].is_null()) return labels;
-  RAEDIT_CHECK(index["id2label"].is_object(),
-               {.code = ErrorCode::format, .what = "id2label is not an object", .where = path});
-  for (const auto& [key, value] : index["id2label"].items()) {
-    const bool is_number = !key.empty() && key.size() < 10 &&
-                           std::all_of(key.begin(), key.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
-    RAEDIT_CHECK(is_number && value.is_string(), {.code = ErrorCode::format,
-                                                  .what = "id2label is not a map from class ids to names",
-                                                  .where = path,
-                                                  .found = key});
-    labels[std::stoll(key)] = value.get<std::string>();
-  }
-  return labels;
+  return read_id2label(parse_json(read_file(path), path), path);
 }
 
 std::string lower(std::string text) {

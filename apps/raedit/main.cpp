@@ -1,17 +1,22 @@
 // raedit, the program: picks the subcommand, and turns every failure into one line on stderr and an exit code: 2 for a
 // wrong command line, 1 for everything else, 128 + signal when interrupted.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <memory>
 #include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "command.h"
 #include "core/text.h"
 #include "interrupt.h"
+#include "print_stderr.h"
 #include "raedit/error.h"
 #include "version.h"
 
@@ -30,8 +35,19 @@ const char* const kFooter =
 
 int complain(std::string message, int exit_code) {
   std::replace(message.begin(), message.end(), '\n', ' ');
-  fmt::print(stderr, "raedit: error: {}\n", message);
+  print_stderr("raedit: error: " + message + "\n");
   return exit_code;
+}
+
+int complain_of_stdout(int error_number) {
+  return complain("cannot write to standard output: " + std::generic_category().message(error_number), kExitFailure);
+}
+
+// A standard stream that was closed must not become the first file that is opened: what is printed would end up in it.
+// The wrong direction on purpose, so that using the stream still fails.
+void keep_standard_streams() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(fd, F_GETFD) < 0) (void)::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
 }
 
 std::vector<std::string> option_names(const CLI::App& app) {
@@ -106,7 +122,7 @@ int parse_and_run(int argc, char** argv) {
   }
   for (const Command& command : commands)
     if (command.app->parsed()) return command.run();
-  fmt::print(stderr, "{}", program.help());
+  print_stderr(program.help());
   return kExitUsage;
 }
 
@@ -118,6 +134,9 @@ int run(int argc, char** argv) {
     return complain(error.what(), error.code() == ErrorCode::invalid_argument ? kExitUsage : kExitFailure);
   } catch (const std::bad_alloc&) {
     return complain("out of memory", kExitFailure);
+  } catch (const std::system_error& error) {  // fmt::print, where stdout takes nothing
+    if (std::ferror(stdout) != 0) return complain_of_stdout(error.code().value());
+    return complain(fmt::format("internal error: {}", error.what()), kExitFailure);
   } catch (const std::exception& error) {
     return complain(fmt::format("internal error: {}", error.what()), kExitFailure);
   }
@@ -127,9 +146,11 @@ int run(int argc, char** argv) {
 }  // namespace raedit::cli
 
 int main(int argc, char** argv) {
+  raedit::cli::keep_standard_streams();
   const int exit_code = raedit::cli::run(argc, argv);
   // What was printed and did not get through must not look like success.
-  if (std::fflush(stdout) != 0 && exit_code == 0)
-    return raedit::cli::complain("cannot write to standard output", raedit::cli::kExitFailure);
+  errno = 0;
+  if ((std::fflush(stdout) != 0 || std::ferror(stdout) != 0) && exit_code == 0)
+    return raedit::cli::complain_of_stdout(errno != 0 ? errno : EIO);
   return exit_code;
 }

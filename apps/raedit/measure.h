@@ -10,12 +10,6 @@ namespace raedit::cli {
 class Stopwatch {
  public:
   double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
-  // The seconds so far; starts again at 0.
-  double lap() {
-    const double elapsed = seconds();
-    start_ = Clock::now();
-    return elapsed;
-  }
 
  private:
   using Clock = std::chrono::steady_clock;

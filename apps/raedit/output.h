@@ -31,7 +31,7 @@ struct Results {
   std::vector<Picture> pictures;
   std::vector<Image> images_8bit;  // png and folder
   Tensor images;                   // [N,3,S,S] float32 in [0,1]; undefined when the result is latents
-  Tensor latents;                  // [N,C,S,S] float32
+  Tensor latents;                  // [N,C,S,S] float32; undefined unless the output holds them
 };
 
 // Paths of what was written.

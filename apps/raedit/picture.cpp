@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <functional>
 
+#include "core/json.h"
 #include "core/text.h"
 #include "version.h"
 
@@ -38,6 +39,10 @@ std::string file_label(const Picture& picture) {
 }
 
 }  // namespace
+
+std::string as_utf8(const std::string& text) {
+  return Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
+}
 
 PngText png_text(const RequestInfo& info, const std::vector<Picture>& pictures) {
   PngText text{{"Software", std::string("raedit ") + kVersion}, {"Model", info.model}};

@@ -27,6 +27,9 @@ struct RequestInfo {
   std::string dtype;
 };
 
+// Files hold UTF-8 alone, and the name of a model's folder can be any bytes: what is not UTF-8 becomes U+FFFD.
+std::string as_utf8(const std::string& text);
+
 // Text chunks of a PNG with these pictures: one value when all share it, else one per picture, in order.
 PngText png_text(const RequestInfo& info, const std::vector<Picture>& pictures);
 // The same for safetensors.

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <utility>
 
+#include "print_stderr.h"
+
 namespace raedit::cli {
 namespace {
 
@@ -35,7 +37,7 @@ ProgressBar::Style ProgressBar::style_of_stderr(bool quiet) {
 void ProgressBar::say(const std::string& line) {
   if (style_ == Style::none) return;
   clear();
-  fmt::print(stderr, "{}\n", line);
+  print_stderr(line + "\n");
 }
 
 void ProgressBar::begin(std::string name, int64_t total) {
@@ -55,19 +57,19 @@ void ProgressBar::step(int64_t done) {
   last_tenth_ = tenth;
   const double seconds = watch_.seconds();
   const double left = seconds / static_cast<double>(done) * static_cast<double>(total_ - done);
-  fmt::print(stderr, "{} {}/{}  {}{}\n", name_, done, total_, human_seconds(seconds),
-             done < total_ ? ", " + human_seconds(left) + " left" : "");
+  print_stderr(fmt::format("{} {}/{}  {}{}\n", name_, done, total_, human_seconds(seconds),
+                           done < total_ ? ", " + human_seconds(left) + " left" : ""));
 }
 
 void ProgressBar::clear() {
-  if (drawn_) fmt::print(stderr, "\r\033[K");
+  if (drawn_) print_stderr("\r\033[K");
   drawn_ = false;
 }
 
 void ProgressBar::draw(int64_t done) {
   last_drawn_ = watch_.seconds();
   // One column stays free: some terminals wrap as soon as the last is written.
-  fmt::print(stderr, "\r{}\033[K", bar_line(name_, done, total_, last_drawn_, terminal_width() - 1));
+  print_stderr(fmt::format("\r{}\033[K", bar_line(name_, done, total_, last_drawn_, terminal_width() - 1)));
   std::fflush(stderr);
   drawn_ = true;
 }

@@ -7,6 +7,8 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "command.h"
 #include "core/check.h"
@@ -17,6 +19,7 @@
 #include "model_path.h"
 #include "ops/resample.h"
 #include "output.h"
+#include "picture.h"
 #include "raedit/autoencoder_rae.h"
 #include "raedit/image.h"
 #include "values.h"
@@ -47,6 +50,7 @@ struct ReconstructOptions {
 
 struct Job {
   std::string input, output;
+  std::optional<Image> image;  // until its turn comes
 };
 
 std::string default_name(const fs::path& input) {
@@ -79,7 +83,7 @@ std::vector<Job> plan(const ReconstructOptions& o) {
                          .what = "two images would be written to one file",
                          .where = target,
                          .found = other->second + " and " + input});
-    jobs.push_back({input, target});
+    jobs.push_back({input, target, std::nullopt});
   }
   if (folder)
     check_writable(output);
@@ -106,8 +110,8 @@ double psnr(const Tensor& result, const Tensor& reference) {
   return 10 * std::log10(static_cast<double>(a.size()) / sum);
 }
 
-double reconstruct(Context& ctx, const AutoencoderRAE& vae, const Job& job, const PngText& text) {
-  const Image input = load_png(job.input);
+double reconstruct(Context& ctx, const AutoencoderRAE& vae, Job& job, const PngText& text) {
+  const Image input = job.image ? *std::exchange(job.image, std::nullopt) : load_png(job.input);
   const Tensor pixels = to_tensor(input).reshape({1, 3, input.height, input.width});
   const int64_t side = vae.config().output_size();
   const Tensor reference = pixels.dim(2) == side && pixels.dim(3) == side
@@ -118,9 +122,20 @@ double reconstruct(Context& ctx, const AutoencoderRAE& vae, const Job& job, cons
   return psnr(to_tensor(result), reference);
 }
 
+// All of them at once: a broken or missing picture costs no work. Those that do not fit are read again.
+void load_images(std::vector<Job>& jobs) {
+  size_t room = size_t{256} << 20;
+  for (Job& job : jobs) {
+    Image image = load_png(job.input);
+    if (image.rgb.size() > room) continue;
+    room -= image.rgb.size();
+    job.image = std::move(image);
+  }
+}
+
 int run_reconstruct(const ReconstructOptions& o) {
-  const std::vector<Job> jobs = plan(o);
-  for (const Job& job : jobs) (void)load_png_text(job.input);  // a broken or missing picture costs no work
+  std::vector<Job> jobs = plan(o);
+  load_images(jobs);
   const std::string model = find_model(o.model);
   const Interrupt interrupt;
   LoadOptions load;
@@ -134,11 +149,11 @@ int run_reconstruct(const ReconstructOptions& o) {
   if (!o.output.empty() && parse_output(o.output, false).kind == OutputKind::folder) create_directories(o.output);
   Json json = Json::array();
   double sum = 0;
-  for (const Job& job : jobs) {
+  for (Job& job : jobs) {
     interrupt.throw_if_cancelled();
     const PngText text{{"Software", std::string("raedit ") + kVersion},
-                       {"Model", model_name(model)},
-                       {"Source", fs::path(job.input).filename().string()},
+                       {"Model", as_utf8(model_name(model))},
+                       {"Source", as_utf8(fs::path(job.input).filename().string())},
                        {"DType", o.dtype}};
     const double decibels = reconstruct(ctx, vae, job, text);
     sum += decibels;

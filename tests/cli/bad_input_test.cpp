@@ -177,7 +177,8 @@ TEST_F(BadInputTest, OtherConfigsOutOfRange) {
 TEST_F(BadInputTest, UnknownLabel) {
   expect_failure(generate({"--label", "tnech"}), 2, {"no such label (found 'tnech')", "did you mean 'tench'?"});
   expect_failure({"generate", "--label", "cat-fce", "--steps", "1"}, 2, {"did you mean 'cat-face'?"});
-  expect_failure(generate({"--label", "xxxxxxxxxxxx"}), 2, {"raedit labels"});
+  expect_failure(generate({"--label", "xxxxxxxxxxxx"}), 2, {"; 'raedit labels' lists them"});
+  expect_failure({"generate", "--label", "cat", "--steps", "1"}, 2, {"; labels with 'cat' in them: 'cat-face'"});
 }
 
 TEST_F(BadInputTest, ClassIdOutOfRange) {
@@ -252,6 +253,11 @@ TEST_F(BadInputTest, DiskThatFillsUp) {
         {"generate", "--model", model_, "--class-id", "1", "--class-id", "2", "--steps", "1", "--output", name}, 1,
         {"cannot write"}, full);
   }
+}
+
+TEST_F(BadInputTest, MorePicturesThanOneRequestTakes) {
+  expect_failure(generate({"--class-id", "1", "--class-id", "2", "--count", "500001"}), 2,
+                 {"too many pictures for one request (found 500001 of each of 2 classes, expected at most 1000000)"});
 }
 
 TEST_F(BadInputTest, GridTooLargeForAPng) {

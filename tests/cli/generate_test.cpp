@@ -173,6 +173,51 @@ TEST_F(GenerateTest, SafetensorsHoldImagesLatentsAndClasses) {
   EXPECT_TRUE(fraction) << "images are rounded to 8 bits";
 }
 
+// The name of a folder can be any bytes; the texts in files cannot.
+TEST_F(GenerateTest, AModelWhoseNameIsNotUtf8) {
+  const std::string name = "mod\xff\xe9l", shown = "mod\ufffd\ufffdl";
+  const std::string model = tiny_model(name);
+  const auto generate = [&](const std::string& output) {
+    expect_success({"generate", "--model", model, "--steps", "1", "--label", "two", "--quiet", "--output", output});
+  };
+  generate("a.png");
+  EXPECT_EQ(png_text(path("a.png")).at("Model"), shown);
+  generate("a.safetensors");
+  EXPECT_EQ(SafetensorsFile::open(path("a.safetensors")).metadata().at("model"), shown);
+}
+
+TEST_F(GenerateTest, SeedsGoOnBehindTheLargestNumberForSeeds) {
+  const Json json = parse_json(
+      expect_success(tiny({"--seed", "9223372036854775807", "--count", "2", "--output", "a/", "--json"})), "stdout");
+  EXPECT_EQ(json["seeds"], Json::array({9223372036854775807u, 9223372036854775808u}));
+}
+
+#ifndef __SANITIZE_ADDRESS__  // whose own memory would be counted too
+
+double peak_memory(const std::string& json) {
+  return parse_json(json, "stdout")["peak_memory_bytes"].get<double>();
+}
+
+// Images are 12 kB each, their latents 8 kB.
+TEST_F(GenerateTest, LatentsThatNobodyAskedForAreNotKept) {
+  const auto peak = [&](const std::string& count) {
+    return peak_memory(expect_success({"generate", "--model", model_, "--steps", "1", "--class-id", "1", "--count",
+                                       count, "--quiet", "--json", "--output", "a.npy"}));
+  };
+  const double few = peak("8");
+  EXPECT_LT(peak("4008") - few, 4000 * (12288 + 4096));
+}
+
+TEST_F(GenerateTest, TheBundledModelNeedsLittleMemory) {
+  const std::vector<std::string> one{"generate", "--label", "cat-face", "--quiet", "--json"};
+  EXPECT_LT(peak_memory(expect_success(one)), 150e6);
+  std::vector<std::string> many = one;
+  many.insert(many.end(), {"--count", "16", "--guidance", "3"});
+  EXPECT_LT(peak_memory(expect_success(many)), 150e6);
+}
+
+#endif
+
 TEST_F(GenerateTest, LatentsAloneAreNotDecoded) {
   expect_success(tiny({"--class-id", "3", "--class-id", "0", "--output", "a.safetensors"}));
   expect_success(tiny({"--class-id", "3", "--class-id", "0", "--output-type", "latent"}));

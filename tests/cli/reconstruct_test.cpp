@@ -1,6 +1,14 @@
 // raedit reconstruct: the reference's own reconstruction, the PSNR it prints, and where files go.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
+#include <thread>
 
 #include "cli_test.h"
 #include "raedit/image.h"
@@ -81,6 +89,27 @@ TEST_F(ReconstructTest, ThreadsDoNotChangeThePicture) {
   expect_success({"reconstruct", "one.png", "--threads", "1", "--output", "a.png"});
   expect_success({"reconstruct", "one.png", "--threads", "2", "--output", "b.png"});
   EXPECT_EQ(slurp(path("a.png")), slurp(path("b.png")));
+}
+
+// A pipe can be read once. Who comes a second time finds nothing in it.
+TEST_F(ReconstructTest, APictureIsReadOnce) {
+  const std::string pipe = path("pipe.png"), content = slurp(path("one.png"));
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  std::atomic<bool> done = false;
+  std::thread writer([&] {
+    std::ofstream(pipe, std::ios::binary) << content;
+    while (!done) {
+      const int fd = ::open(pipe.c_str(), O_WRONLY | O_NONBLOCK);  // only while somebody waits to read
+      if (fd >= 0) ::close(fd);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  });
+  const Result result = run({"reconstruct", "pipe.png", "--output", "a.png"});
+  done = true;
+  writer.join();
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  expect_success({"reconstruct", "one.png", "--output", "b.png"});
+  EXPECT_EQ(load_png(path("a.png")), load_png(path("b.png")));
 }
 
 TEST_F(ReconstructTest, BadInput) {

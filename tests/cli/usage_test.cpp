@@ -8,7 +8,15 @@
 namespace raedit::cli_test {
 namespace {
 
-using UsageTest = CliTest;
+class UsageTest : public CliTest {
+ protected:
+  // With the shell's redirections, in the scratch folder. The exit code, as a shell gives it for signals too.
+  int shell(const std::string& line) const {
+    const std::string command = "cd '" + path(".") + "' && exec '" RAEDIT_PROGRAM "' " + line;
+    const int status = std::system(("(" + command + ")").c_str());
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+};
 
 TEST_F(UsageTest, HelpNamesEveryCommandAndShowsExamples) {
   const std::string help = expect_success({"help"});
@@ -77,7 +85,8 @@ TEST_F(UsageTest, ValuesOfGenerateAreCheckedBeforeTheModelIsLoaded) {
       {{"--guidance-start", "0.8", "--guidance-end", "0.2"}, "the guidance interval is reversed"},
       {{"--guidance-end", "1.5"}, "--guidance-end: must be from 0 to 1 (found 1.5)"},
       {{"--guidance-start", "-0.1"}, "--guidance-start: must be from 0 to 1 (found -0.1)"},
-      {{"--steps", "0"}, "--steps: must be 1 or more (found 0)"},
+      {{"--steps", "0"}, "--steps: must be from 1 to 16777216 (found 0)"},
+      {{"--steps", "16777217"}, "--steps: must be from 1 to 16777216 (found 16777217)"},
       {{"--steps", "ten"}, "--steps: must be a whole number (found 'ten')"},
       {{"--steps", "2.5"}, "--steps: must be a whole number (found '2.5')"},
       {{"--count", "0"}, "--count: must be from 1 to 1000000 (found 0)"},
@@ -109,8 +118,29 @@ TEST_F(UsageTest, ValuesOfOtherCommands) {
 }
 
 TEST_F(UsageTest, OutputThatCannotBePrintedIsAFailure) {
-  const std::string command = std::string("'") + RAEDIT_PROGRAM + "' labels >/dev/full 2>/dev/null";
-  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1);
+  const std::string model = " '" + source_path("models/emoji64") + "'";
+  // The last prints more than stdio keeps back.
+  for (const std::string& arguments : {std::string("labels"), std::string("--help"), "info --tensors --json" + model}) {
+    SCOPED_TRACE(arguments);
+    EXPECT_EQ(shell(arguments + " >/dev/full 2>err"), 1);
+    EXPECT_EQ(slurp(path("err")), "raedit: error: cannot write to standard output: No space left on device\n");
+    EXPECT_EQ(shell(arguments + " >&- 2>err"), 1);
+    EXPECT_EQ(slurp(path("err")), "raedit: error: cannot write to standard output: Bad file descriptor\n");
+  }
+}
+
+TEST_F(UsageTest, LostWordsOnStderrChangeNothing) {
+  const std::string generate = "generate --model '" + tiny_model() + "' --steps 20 --label two --output ";
+  for (const std::string to : {"2>/dev/full", "2>&-"}) {
+    SCOPED_TRACE(to);
+    EXPECT_EQ(shell("frobnicate " + to), 2);
+    EXPECT_EQ(shell(to), 2);
+    EXPECT_EQ(shell("info nowhere " + to), 1);
+    EXPECT_EQ(shell("labels >/dev/full " + to), 1);
+    EXPECT_EQ(shell(generate + "lost.png " + to), 0);
+    EXPECT_EQ(shell(generate + "said.png 2>err"), 0);
+    EXPECT_EQ(slurp(path("lost.png")), slurp(path("said.png")));
+  }
 }
 
 }  // namespace
