@@ -6,4 +6,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/install_packages.sh
 scripts/build.sh
+# Tests run side by side: OpenMP threads that spin while they wait would take each other's cores.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 ctest --test-dir build/release --output-on-failure --parallel "$(nproc)" "$@"
