@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 
 #include "expect_error.h"
 
@@ -162,11 +161,16 @@ TEST(JsonReader, ShowsTheStartOfNestedValues) {
 TEST(JsonReader, DoesNotWriteAWholeListIntoAMessage) {
   Json json = Json::object();
   json["l"] = Json::array();
-  for (int i = 0; i < 1'000'000; ++i) json["l"].push_back("a string of some length");
+  for (int i = 0; i < 100'000; ++i) json["l"].push_back("a string of some length");
   JsonReader reader(json, "config.json");
-  const auto start = std::chrono::steady_clock::now();
-  EXPECT_RAEDIT_ERROR(reader.int64("l"), ErrorCode::format, R"(["a string of some length","a string)");
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(20));
+  try {
+    reader.int64("l");
+    FAIL() << "no Error";
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    EXPECT_NE(message.find(R"(["a string of some length","a string)"), std::string::npos) << message;
+    EXPECT_LT(message.size(), 300u);
+  }
 }
 
 }  // namespace
