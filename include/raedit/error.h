@@ -18,7 +18,7 @@ enum class ErrorCode {
   out_of_memory,
   cancelled,
   not_finite,  // a result is NaN or infinite
-  internal,  // a mistake of ours
+  internal,    // a mistake of ours
 };
 
 // "invalid_argument", "not_found", ...

@@ -17,9 +17,9 @@ Tensor attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v
   check_shape("attention", "key", k.shape(), {q.dim(0), k.dim(1), q.dim(2), q.dim(3)});
   check_shape("attention", "value", v.shape(), k.shape());
   RAEDIT_CHECK(k.dim(1) > 0 || q.dim(1) == 0, {.code = ErrorCode::invalid_argument,
-                              .what = "there is no key to attend to",
-                              .where = "attention",
-                              .found = k.shape().str()});
+                                               .what = "there is no key to attend to",
+                                               .where = "attention",
+                                               .found = k.shape().str()});
   const float scale = 1.0f / std::sqrt(static_cast<float>(q.dim(3)));
   const Tensor out = ctx.empty(q.shape(), q.dtype());
   ctx.kernels().attention(q, k, v, scale, out);

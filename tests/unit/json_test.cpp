@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-
 #include "expect_error.h"
 
 namespace raedit {
