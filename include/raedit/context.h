@@ -26,10 +26,10 @@ struct Device {
 };
 
 struct ContextOptions {
-  Device device;
+  Device device = {};
   int threads = 0;  // 0: as many as the process may use (affinity and OMP_NUM_THREADS respected)
-  ProgressCallback progress;
-  CancelToken cancel;
+  ProgressCallback progress = {};
+  CancelToken cancel = {};
 };
 
 // The device's kernels, the arena that activations come from, the thread budget, progress and cancel of one request,

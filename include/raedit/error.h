@@ -27,11 +27,11 @@ RAEDIT_API const char* to_string(ErrorCode code);
 // The parts of a message. Empty parts are left out of what().
 struct ErrorInfo {
   ErrorCode code = ErrorCode::internal;
-  std::string what;      // "tensor is missing"
-  std::string where;     // a file, an option, an op: "transformer/config.json"
-  std::string found;     // "[4, 192]"
-  std::string expected;  // "[4, 256]"
-  std::string hint;      // what the user can do
+  std::string what = {};      // "tensor is missing"
+  std::string where = {};     // a file, an option, an op: "transformer/config.json"
+  std::string found = {};     // "[4, 192]"
+  std::string expected = {};  // "[4, 256]"
+  std::string hint = {};      // what the user can do
 };
 
 class RAEDIT_API Error : public std::runtime_error {

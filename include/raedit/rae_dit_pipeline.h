@@ -33,7 +33,7 @@ struct RAEDiTPipelineArguments {
   // Where the noise comes from, one of:
   std::optional<uint64_t> seed;                  // picture k gets a generator of its own, seeded seed + k. Default: 0
   std::vector<Generator>* generators = nullptr;  // one per picture, or one for the whole batch; they advance
-  Tensor latents;                                // [N,C,S,S] noise to start from, used as it is
+  Tensor latents = {};                           // [N,C,S,S] noise to start from, used as it is
   int64_t num_inference_steps = 50;
   OutputType output_type = OutputType::pil;
 };

@@ -5,7 +5,7 @@ if(EXPECTED)
   file(REMOVE ${RUN_IN}/${EXPECTED})
 endif()
 execute_process(COMMAND ${CMAKE_COMMAND} -S ${SOURCE} -B ${SCRATCH} -G ${GENERATOR} -D CMAKE_CXX_COMPILER=${COMPILER}
-  "-D CMAKE_CXX_FLAGS=-Wall -Wextra -Werror -Wno-missing-field-initializers ${FLAGS}" -D CMAKE_PREFIX_PATH=${PREFIX}
+  "-D CMAKE_CXX_FLAGS=-Wall -Wextra -Werror ${FLAGS}" -D CMAKE_PREFIX_PATH=${PREFIX}
   -D CMAKE_FIND_USE_PACKAGE_REGISTRY=OFF COMMAND_ERROR_IS_FATAL ANY)
 file(STRINGS ${SCRATCH}/CMakeCache.txt found REGEX "^raedit_DIR:")
 if(NOT found MATCHES "=${PREFIX}/")
