@@ -32,8 +32,7 @@ uint64_t bytes_in_memory(const Parameter& parameter, DType compute, DType stored
   }
 }
 
-void describe_parameters(Component& component, const models::NamedParameters& parameters,
-                         const SafetensorsSet& weights) {
+void describe_parameters(Component& component, const models::NamedParameters& parameters, const WeightSet& weights) {
   std::map<std::string, std::string> roles;
   component.float32 = Memory{};
   component.bfloat16 = Memory{};
@@ -89,10 +88,10 @@ void count_only(Component& component) {
 
 }  // namespace
 
-void describe_model(Component& component, const SafetensorsSet& weights) {
+void describe_model(Component& component, const WeightSet& weights) {
   if (component.kind == "RAEDiT2DModel") {
     const Json json = models::read_config(component.path, component.kind);
-    const RAEDiT2DModelConfig config = models::parse_rae_dit_config(json, component.path);
+    const RAEDiT2DModelConfig config = models::parse_rae_dit_config(json, component.path + "/config.json");
     models::RaeDitTransformer model(config);
     const models::NamedParameters parameters = models::named_parameters(model);
     describe_parameters(component, parameters, weights);
@@ -100,7 +99,7 @@ void describe_model(Component& component, const SafetensorsSet& weights) {
     models::check_parameters(parameters, weights);
   } else if (component.kind == "AutoencoderRAE") {
     const Json json = models::read_config(component.path, component.kind);
-    const AutoencoderRAEConfig config = models::parse_autoencoder_rae_config(json, component.path);
+    const AutoencoderRAEConfig config = models::parse_autoencoder_rae_config(json, component.path + "/config.json");
     models::AutoencoderRaeParameters model(config);
     const models::NamedParameters parameters = models::named_parameters(model);
     describe_parameters(component, parameters, weights);

@@ -16,7 +16,8 @@ namespace raedit {
 
 namespace models {
 struct AutoencoderRae;
-}
+struct ModelSource;
+}  // namespace models
 
 // The fields of config.json but for the statistics, which are tensors of the checkpoint.
 struct AutoencoderRAEConfig {
@@ -52,6 +53,9 @@ class RAEDIT_API AutoencoderRAE {
  public:
   // The encoder is checked at once and made ready at its first use: generating needs the decoder alone.
   static AutoencoderRAE from_pretrained(const std::string& folder, const LoadOptions& options = {});
+  // The same from a config and tensors that lie elsewhere: a checkpoint under translated names
+  // (src/models/checkpoint.h).
+  static AutoencoderRAE from_source(const models::ModelSource& source, const LoadOptions& options = {});
   void save_pretrained(const std::string& folder, const SaveOptions& options = {}) const;
 
   const AutoencoderRAEConfig& config() const;

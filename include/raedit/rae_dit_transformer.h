@@ -16,7 +16,8 @@ namespace raedit {
 
 namespace models {
 struct RaeDitTransformer;
-}
+struct ModelSource;
+}  // namespace models
 
 // The fields of config.json. Pairs are (encoder stream, decoder stream).
 struct RAEDiT2DModelConfig {
@@ -50,6 +51,9 @@ class RAEDIT_API RAEDiT2DModel {
  public:
   // FOLDER/config.json and its weights. Throws Error naming the tensor when one is missing, extra or misshapen.
   static RAEDiT2DModel from_pretrained(const std::string& folder, const LoadOptions& options = {});
+  // The same from a config and tensors that lie elsewhere: a checkpoint under translated names
+  // (src/models/checkpoint.h).
+  static RAEDiT2DModel from_source(const models::ModelSource& source, const LoadOptions& options = {});
   // config.json and weights in dtype(); buffers stay as they were loaded.
   void save_pretrained(const std::string& folder, const SaveOptions& options = {}) const;
 

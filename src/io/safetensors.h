@@ -14,16 +14,10 @@
 #include <vector>
 
 #include "io/tensor_bytes.h"
+#include "io/weight_set.h"
 #include "raedit/tensor.h"
 
 namespace raedit {
-
-struct TensorInfo {
-  DType dtype = DType::float32;
-  Shape shape;
-  size_t offset = 0;  // of the first byte in the file
-  size_t nbytes = 0;
-};
 
 using SafetensorsMetadata = std::map<std::string, std::string>;
 
@@ -54,22 +48,24 @@ class SafetensorsFile {
 //   BASE[.VARIANT].safetensors, or BASE.safetensors.index[.VARIANT].json beside
 //   BASE[.VARIANT]-00001-of-0000N.safetensors
 // An index wins over a single file, as in diffusers.
-class SafetensorsSet {
+class SafetensorsSet final : public WeightSet {
  public:
   static SafetensorsSet open(const std::string& folder, const std::string& base = "diffusion_pytorch_model",
                              const std::string& variant = "");
 
-  const std::string& path() const { return path_; }  // of the single file, or of the index
-  const std::vector<std::string>& names() const { return names_; }
-  bool contains(std::string_view name) const { return shard_of_.find(name) != shard_of_.end(); }
-  const TensorInfo& info(std::string_view name) const { return shard(name).info(name); }
-  Tensor tensor(std::string_view name) const { return shard(name).tensor(name); }
-  void drop_pages(std::string_view name) const { shard(name).drop_pages(name); }
+  // One file, whatever its name.
+  explicit SafetensorsSet(const SafetensorsFile& file) : path_(file.path()) { add(file); }
+
+  const std::string& path() const override { return path_; }  // of the single file, or of the index
+  const std::vector<std::string>& names() const override { return names_; }
+  bool contains(std::string_view name) const override { return shard_of_.find(name) != shard_of_.end(); }
+  const TensorInfo& info(std::string_view name) const override { return shard(name).info(name); }
+  Tensor tensor(std::string_view name) const override { return shard(name).tensor(name); }
+  const std::string& file_of(std::string_view name) const override { return shard(name).path(); }
+  void drop_pages(std::string_view name) const override { shard(name).drop_pages(name); }
   // Of the single file, or of the first shard.
   const SafetensorsMetadata& metadata() const { return shards_.front().metadata(); }
   const std::vector<SafetensorsFile>& shards() const { return shards_; }
-  // The file that holds the tensor, for messages.
-  const std::string& file_of(std::string_view name) const { return shard(name).path(); }
 
  private:
   SafetensorsSet() = default;

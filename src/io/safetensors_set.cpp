@@ -177,10 +177,7 @@ void SafetensorsSet::add(const SafetensorsFile& file) {
 
 const SafetensorsFile& SafetensorsSet::shard(std::string_view name) const {
   const auto it = shard_of_.find(name);
-  RAEDIT_CHECK(it != shard_of_.end(), {.code = ErrorCode::not_found,
-                                       .what = "there is no tensor " + in_quotes(name),
-                                       .where = path_,
-                                       .hint = did_you_mean(name, names_)});
+  if (it == shard_of_.end()) raise_no_tensor(name, *this);
   return shards_[it->second];
 }
 

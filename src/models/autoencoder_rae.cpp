@@ -42,9 +42,10 @@ AutoencoderRaeParameters::AutoencoderRaeParameters(const AutoencoderRAEConfig& c
       latents_mean(Role::buffer, c.latents_mean_shape),
       latents_std(Role::buffer, c.latents_std_shape) {}
 
-AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, const SafetensorsSet& weights,
+AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, std::shared_ptr<const WeightSet> from,
                                const LoadOptions& options)
-    : config(c), config_json(std::move(json)), dtype(options.dtype), parameters(c), weights_(weights) {
+    : config(c), config_json(std::move(json)), dtype(options.dtype), parameters(c), weights_(std::move(from)) {
+  const WeightSet& weights = *weights_;
   check_statistics(weights.path(), "latents_mean", c.latents_mean_shape, c);
   check_statistics(weights.path(), "latents_std", c.latents_std_shape, c);
   NamedParameters now;
@@ -68,7 +69,7 @@ const Dinov2WithRegisters& AutoencoderRae::ready_encoder(Context& ctx) const {
     NamedParameters named;
     nn::for_each_parameter(
         encoder, [&](const std::string& name, nn::Parameter& p) { named.emplace_back(name, &p); }, "encoder");
-    load_parameters(named, weights_, dtype, ctx.kernels());
+    load_parameters(named, *weights_, dtype, ctx.kernels());
     encoder_ = std::move(encoder);
   });
   return encoder_;
@@ -139,10 +140,15 @@ bool has_batch(const Tensor& x) {
 AutoencoderRAE AutoencoderRAE::from_pretrained(const std::string& folder, const LoadOptions& options) {
   return guarded("AutoencoderRAE::from_pretrained", [&] {
     models::check_dtype(options, folder);
-    Json json = models::read_config(folder, "AutoencoderRAE");
-    const auto config = models::parse_autoencoder_rae_config(json, folder);
-    const auto weights = SafetensorsSet::open(folder, "diffusion_pytorch_model", options.variant);
-    return AutoencoderRAE(std::make_shared<models::AutoencoderRae>(config, std::move(json), weights, options));
+    return from_source(models::open_model(folder, "AutoencoderRAE", options), options);
+  });
+}
+
+AutoencoderRAE AutoencoderRAE::from_source(const models::ModelSource& source, const LoadOptions& options) {
+  return guarded("AutoencoderRAE::from_source", [&] {
+    models::check_dtype(options, source.where);
+    const auto config = models::parse_autoencoder_rae_config(source.config, source.where);
+    return AutoencoderRAE(std::make_shared<models::AutoencoderRae>(config, source.config, source.weights, options));
   });
 }
 

@@ -1,11 +1,12 @@
 // AutoencoderRAE: pixels -> frozen encoder -> normalised latents, and latents -> trained decoder -> pixels.
 #pragma once
 
+#include <memory>
 #include <mutex>
 #include <string>
 
 #include "core/json.h"
-#include "io/safetensors.h"
+#include "io/weight_set.h"
 #include "models/dinov2_with_registers.h"
 #include "models/rae_decoder.h"
 #include "raedit/autoencoder_rae.h"
@@ -39,7 +40,7 @@ struct AutoencoderRae {
   AutoencoderRaeParameters parameters;
   Tensor latents_divisor;  // latents_std + 1e-5
 
-  AutoencoderRae(const AutoencoderRAEConfig& config, Json json, const SafetensorsSet& weights,
+  AutoencoderRae(const AutoencoderRAEConfig& config, Json json, std::shared_ptr<const WeightSet> weights,
                  const LoadOptions& options);
 
   Tensor encode(Context& ctx, const Tensor& pixels) const;
@@ -49,12 +50,12 @@ struct AutoencoderRae {
   const Dinov2WithRegisters& ready_encoder(Context& ctx) const;
   Tensor normalize_pixels(Context& ctx, const Tensor& pixels) const;
 
-  SafetensorsSet weights_;
+  std::shared_ptr<const WeightSet> weights_;
   // The encoder waits in the mapped file until somebody encodes.
   mutable Dinov2WithRegisters encoder_;
   mutable std::once_flag encoder_once_;
 };
 
-AutoencoderRAEConfig parse_autoencoder_rae_config(const Json& json, const std::string& folder);
+AutoencoderRAEConfig parse_autoencoder_rae_config(const Json& json, const std::string& where);
 
 }  // namespace raedit::models

@@ -117,8 +117,8 @@ AutoencoderRAEConfig parse(JsonReader reader) {
 
 }  // namespace
 
-AutoencoderRAEConfig parse_autoencoder_rae_config(const Json& json, const std::string& folder) {
-  return parse(JsonReader(json, folder + "/config.json"));
+AutoencoderRAEConfig parse_autoencoder_rae_config(const Json& json, const std::string& where) {
+  return parse(JsonReader(json, where));
 }
 
 }  // namespace models

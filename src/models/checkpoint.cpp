@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "core/text.h"
 #include "io/files.h"
+#include "io/safetensors.h"
 
 namespace raedit::models {
 namespace {
@@ -21,7 +22,7 @@ std::vector<std::string> names_of(const NamedParameters& parameters) {
 }
 
 // Tensors of the checkpoint that no parameter claims: one of them may be a missing one under another name.
-std::vector<std::string> unclaimed(const NamedParameters& parameters, const SafetensorsSet& weights) {
+std::vector<std::string> unclaimed(const NamedParameters& parameters, const WeightSet& weights) {
   const std::vector<std::string> known = names_of(parameters);
   const std::set<std::string> claimed(known.begin(), known.end());
   std::vector<std::string> names;
@@ -30,7 +31,7 @@ std::vector<std::string> unclaimed(const NamedParameters& parameters, const Safe
   return names;
 }
 
-void check_tensor(const std::string& name, const nn::Parameter& parameter, const SafetensorsSet& weights,
+void check_tensor(const std::string& name, const nn::Parameter& parameter, const WeightSet& weights,
                   const std::vector<std::string>& strangers) {
   if (!weights.contains(name)) {
     RAEDIT_CHECK(!parameter.required, {.code = ErrorCode::format,
@@ -75,7 +76,15 @@ Json read_config_file(const std::string& path, const std::string& class_name) {
   return config;
 }
 
-void check_parameters(const NamedParameters& parameters, const SafetensorsSet& weights) {
+ModelSource open_model(const std::string& folder, const std::string& class_name, const LoadOptions& options) {
+  ModelSource source;
+  source.config = read_config(folder, class_name);
+  source.weights = std::make_shared<SafetensorsSet>(SafetensorsSet::open(folder, kBaseName, options.variant));
+  source.where = (std::filesystem::path(folder) / "config.json").string();
+  return source;
+}
+
+void check_parameters(const NamedParameters& parameters, const WeightSet& weights) {
   const std::vector<std::string> strangers = unclaimed(parameters, weights);
   for (const auto& [name, parameter] : parameters) check_tensor(name, *parameter, weights, strangers);
   if (!strangers.empty())
@@ -85,7 +94,7 @@ void check_parameters(const NamedParameters& parameters, const SafetensorsSet& w
            .hint = did_you_mean(strangers.front(), names_of(parameters))});
 }
 
-void load_parameters(const NamedParameters& parameters, const SafetensorsSet& weights, DType dtype,
+void load_parameters(const NamedParameters& parameters, const WeightSet& weights, DType dtype,
                      const backend::Kernels& kernels) {
   for (const auto& [name, parameter] : parameters) {
     if (!weights.contains(name)) continue;

@@ -1,18 +1,29 @@
 // From a model folder in the diffusers layout to the parameters of a module, and back.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "core/json.h"
-#include "io/safetensors.h"
+#include "io/weight_set.h"
 #include "nn/parameter.h"
 #include "raedit/pretrained.h"
 
 namespace raedit::models {
 
 using NamedParameters = std::vector<std::pair<std::string, nn::Parameter*>>;
+
+// What a model is made from: a config.json and the tensors that go with it, from wherever they come.
+struct ModelSource {
+  Json config;
+  std::shared_ptr<const WeightSet> weights;
+  std::string where;  // what messages about the config name
+};
+
+// FOLDER/config.json and the weights beside it.
+ModelSource open_model(const std::string& folder, const std::string& class_name, const LoadOptions& options);
 
 template <class M>
 NamedParameters named_parameters(M& module) {
@@ -44,10 +55,10 @@ inline constexpr int64_t kMostTableElements = 1 << 26;  // of a position table t
 
 // Every name and shape must match, both ways, but for parameters that are not required. Throws Error naming the first
 // tensor that does not, with the nearest name.
-void check_parameters(const NamedParameters& parameters, const SafetensorsSet& weights);
+void check_parameters(const NamedParameters& parameters, const WeightSet& weights);
 
 // Hands each tensor of the checkpoint to its parameter, converted or packed once, and lets the mapped file's pages go.
-void load_parameters(const NamedParameters& parameters, const SafetensorsSet& weights, DType dtype,
+void load_parameters(const NamedParameters& parameters, const WeightSet& weights, DType dtype,
                      const backend::Kernels& kernels);
 
 // The device that packs the weights, with the threads that `options` allow.

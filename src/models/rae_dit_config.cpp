@@ -74,8 +74,8 @@ RAEDiT2DModelConfig parse(JsonReader reader) {
 
 }  // namespace
 
-RAEDiT2DModelConfig parse_rae_dit_config(const Json& json, const std::string& folder) {
-  return parse(JsonReader(json, folder + "/config.json"));
+RAEDiT2DModelConfig parse_rae_dit_config(const Json& json, const std::string& where) {
+  return parse(JsonReader(json, where));
 }
 
 }  // namespace models

@@ -242,15 +242,20 @@ Tensor RaeDitTransformer::forward(Context& ctx, const Tensor& hidden_states, con
 RAEDiT2DModel RAEDiT2DModel::from_pretrained(const std::string& folder, const LoadOptions& options) {
   return guarded("RAEDiT2DModel::from_pretrained", [&] {
     models::check_dtype(options, folder);
-    Json json = models::read_config(folder, "RAEDiT2DModel");
-    const auto config = models::parse_rae_dit_config(json, folder);
-    const auto weights = SafetensorsSet::open(folder, "diffusion_pytorch_model", options.variant);
+    return from_source(models::open_model(folder, "RAEDiT2DModel", options), options);
+  });
+}
+
+RAEDiT2DModel RAEDiT2DModel::from_source(const models::ModelSource& source, const LoadOptions& options) {
+  return guarded("RAEDiT2DModel::from_source", [&] {
+    models::check_dtype(options, source.where);
+    const auto config = models::parse_rae_dit_config(source.config, source.where);
     auto model = std::make_shared<models::RaeDitTransformer>(config);
-    model->config_json = std::move(json);
+    model->config_json = source.config;
     model->dtype = options.dtype;
     const auto parameters = models::named_parameters(*model);
-    models::check_parameters(parameters, weights);
-    models::load_parameters(parameters, weights, options.dtype, *models::loading_kernels(options));
+    models::check_parameters(parameters, *source.weights);
+    models::load_parameters(parameters, *source.weights, options.dtype, *models::loading_kernels(options));
     model->complete();
     return RAEDiT2DModel(std::move(model));
   });

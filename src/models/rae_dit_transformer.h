@@ -106,6 +106,6 @@ struct RaeDitTransformer {
 // the mean when it shrinks by one. One token is left alone: it broadcasts. Throws Error(invalid_argument) otherwise.
 Tensor expand_conditioning_tokens(Context& ctx, const Tensor& tokens, int64_t count);
 
-RAEDiT2DModelConfig parse_rae_dit_config(const Json& json, const std::string& folder);
+RAEDiT2DModelConfig parse_rae_dit_config(const Json& json, const std::string& where);
 
 }  // namespace raedit::models

@@ -78,7 +78,8 @@ TEST_P(Transformer, Bfloat16IsAsGoodAsTheReference) {
 // loss = mean((sample - target)^2), so d loss / d sample = 2 (sample - target) / n.
 TEST_P(Transformer, EveryGradientAgrees) {
   const std::string folder = folder_of(GetParam());
-  const auto config = models::parse_rae_dit_config(models::read_config(folder, "RAEDiT2DModel"), folder);
+  const auto config =
+      models::parse_rae_dit_config(models::read_config(folder, "RAEDiT2DModel"), folder + "/config.json");
   const auto weights = SafetensorsSet::open(folder);
   models::RaeDitTransformer model(config);
   const auto parameters = models::named_parameters(model);

@@ -1,0 +1,33 @@
+#include "io/weight_set.h"
+
+#include "core/check.h"
+#include "core/text.h"
+#include "io/safetensors_format.h"
+
+namespace raedit {
+
+using safetensors_format::in_quotes;
+
+void raise_no_tensor(std::string_view name, const WeightSet& weights) {
+  raise({.code = ErrorCode::not_found,
+         .what = "there is no tensor " + in_quotes(name),
+         .where = weights.path(),
+         .hint = did_you_mean(name, weights.names())});
+}
+
+MemoryWeights::MemoryWeights(std::string path, NamedTensors tensors) : path_(std::move(path)) {
+  for (auto& [name, tensor] : tensors) {
+    const TensorInfo info{tensor.dtype(), tensor.shape(), 0, tensor.nbytes()};
+    RAEDIT_CHECK(entries_.emplace(name, Entry{info, tensor}).second,
+                 {.code = ErrorCode::format, .what = "tensor " + in_quotes(name) + " comes twice", .where = path_});
+    names_.push_back(name);
+  }
+}
+
+const MemoryWeights::Entry& MemoryWeights::entry(std::string_view name) const {
+  const auto it = entries_.find(name);
+  if (it == entries_.end()) raise_no_tensor(name, *this);
+  return it->second;
+}
+
+}  // namespace raedit

@@ -1,0 +1,70 @@
+// WeightSet: the named tensors of a checkpoint, each read when asked for. Models load from it and writers write from
+// it, whatever lies behind: safetensors, a torch archive, or another checkpoint under translated names.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/tensor_bytes.h"
+#include "raedit/tensor.h"
+
+namespace raedit {
+
+struct TensorInfo {
+  DType dtype = DType::float32;
+  Shape shape;
+  size_t offset = 0;  // of the first byte in the file; 0 where the tensor is not in one piece of one file
+  size_t nbytes = 0;
+};
+
+class WeightSet {
+ public:
+  virtual ~WeightSet() = default;
+
+  virtual const std::string& path() const = 0;  // what messages name
+  virtual const std::vector<std::string>& names() const = 0;
+  virtual bool contains(std::string_view name) const = 0;
+  // These throw Error(not_found) for a name that is not there.
+  virtual const TensorInfo& info(std::string_view name) const = 0;
+  // Of info()'s dtype and shape, any strides; never to be written to. It keeps alive what it looks at.
+  virtual Tensor tensor(std::string_view name) const = 0;
+  // The file that holds the tensor, for messages.
+  virtual const std::string& file_of(std::string_view name) const = 0;
+  // Lets the tensor's pages leave the resident set, where it lies in a mapped file. They can be read again.
+  virtual void drop_pages(std::string_view name) const = 0;
+};
+
+// Tensors in memory as a WeightSet: computed tables, statistics, tests.
+class MemoryWeights final : public WeightSet {
+ public:
+  // Throws Error(format) for a name that comes twice.
+  MemoryWeights(std::string path, NamedTensors tensors);
+
+  const std::string& path() const override { return path_; }
+  const std::vector<std::string>& names() const override { return names_; }
+  bool contains(std::string_view name) const override { return entries_.find(name) != entries_.end(); }
+  const TensorInfo& info(std::string_view name) const override { return entry(name).info; }
+  Tensor tensor(std::string_view name) const override { return entry(name).tensor; }
+  const std::string& file_of(std::string_view) const override { return path_; }
+  void drop_pages(std::string_view) const override {}
+
+ private:
+  struct Entry {
+    TensorInfo info;
+    Tensor tensor;
+  };
+  const Entry& entry(std::string_view name) const;
+
+  std::string path_;
+  std::vector<std::string> names_;
+  std::map<std::string, Entry, std::less<>> entries_;
+};
+
+// Throws the Error(not_found) that every WeightSet owes, with the nearest names.
+[[noreturn]] void raise_no_tensor(std::string_view name, const WeightSet& weights);
+
+}  // namespace raedit
