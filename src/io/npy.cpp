@@ -1,11 +1,9 @@
 #include "io/npy.h"
 
 #include <fmt/format.h>
-#include <zlib.h>
-
-#include <algorithm>
 
 #include "core/check.h"
+#include "io/files.h"
 
 namespace raedit {
 namespace {
@@ -53,30 +51,6 @@ std::string npy_header(const Tensor& tensor) {
   return header + dict;
 }
 
-// Little-endian fields of a zip record.
-class Record {
- public:
-  Record& u16(uint64_t value) { return field(value, 2); }
-  Record& u32(uint64_t value) { return field(value, 4); }
-  Record& u64(uint64_t value) { return field(value, 8); }
-  Record& text(const std::string& value) {
-    bytes_ += value;
-    return *this;
-  }
-  const std::string& bytes() const { return bytes_; }
-
- private:
-  Record& field(uint64_t value, int width) {
-    for (int i = 0; i < width; ++i) bytes_ += static_cast<char>(value >> (8 * i) & 0xff);
-    return *this;
-  }
-  std::string bytes_;
-};
-
-constexpr uint32_t kFull32 = 0xffffffff;  // "see the zip64 record"
-constexpr uint16_t kVersion = 20, kVersion64 = 45;
-constexpr uint16_t kDosTime = 0, kDosDate = 0x21;  // 1980-01-01: equal content, equal bytes
-
 }  // namespace
 
 void write_npy(const std::string& path, const Tensor& tensor) {
@@ -93,9 +67,6 @@ void write_npz(const std::string& path, const NamedTensors& tensors) {
   writer.commit();
 }
 
-NpzWriter::NpzWriter(const std::string& path, uint64_t zip64_from)
-    : path_(path), file_(path), zip64_from_(std::min<uint64_t>(zip64_from, kFull32)) {}
-
 void NpzWriter::add(const std::string& name, const Tensor& tensor) {
   RAEDIT_CHECK(!name.empty() && name.size() < 0xfff0 && name.find('\0') == name.npos && names_.insert(name).second,
                {.code = ErrorCode::invalid_argument,
@@ -104,59 +75,10 @@ void NpzWriter::add(const std::string& name, const Tensor& tensor) {
                 .found = fmt::format("'{}'", name.substr(0, 200))});
   const Tensor values = numpy_tensor(tensor);
   const std::string header = npy_header(values);
-  Entry entry{name + ".npy", 0, header.size() + values.nbytes(), file_.bytes_written()};
-
-  // The checksum stands before the data, so the data is walked twice.
-  uLong crc = crc32_z(0, reinterpret_cast<const Bytef*>(header.data()), header.size());
-  for_each_chunk(values,
-                 [&](const void* data, size_t bytes) { crc = crc32_z(crc, static_cast<const Bytef*>(data), bytes); });
-  entry.crc = static_cast<uint32_t>(crc);
-
-  const bool wide = entry.bytes >= zip64_from_;
-  Record local;
-  local.u32(0x04034b50).u16(wide ? kVersion64 : kVersion).u16(0x0800).u16(0).u16(kDosTime).u16(kDosDate);
-  local.u32(entry.crc).u32(wide ? kFull32 : entry.bytes).u32(wide ? kFull32 : entry.bytes);
-  local.u16(entry.file_name.size()).u16(wide ? 20 : 0).text(entry.file_name);
-  if (wide) local.u16(1).u16(16).u64(entry.bytes).u64(entry.bytes);
-  file_.write(local.bytes());
-  file_.write(header);
-  for_each_chunk(values, [&](const void* data, size_t bytes) { file_.write(data, bytes); });
-  entries_.push_back(std::move(entry));
-}
-
-void NpzWriter::write_central_directory() {
-  const uint64_t begin = file_.bytes_written();
-  for (const Entry& entry : entries_) {
-    const bool wide = entry.bytes >= zip64_from_, far = entry.offset >= zip64_from_;
-    Record extra;
-    if (wide || far) extra.u16(1).u16((wide ? 16 : 0) + (far ? 8 : 0));
-    if (wide) extra.u64(entry.bytes).u64(entry.bytes);
-    if (far) extra.u64(entry.offset);
-    const uint16_t version = wide || far ? kVersion64 : kVersion;
-    Record record;
-    record.u32(0x02014b50).u16(version).u16(version).u16(0x0800).u16(0).u16(kDosTime).u16(kDosDate);
-    record.u32(entry.crc).u32(wide ? kFull32 : entry.bytes).u32(wide ? kFull32 : entry.bytes);
-    record.u16(entry.file_name.size()).u16(extra.bytes().size());
-    record.u16(0).u16(0).u16(0).u32(0);  // no comment, first disk, no attributes
-    record.u32(far ? kFull32 : entry.offset).text(entry.file_name).text(extra.bytes());
-    file_.write(record.bytes());
-  }
-  const uint64_t end = file_.bytes_written(), count = entries_.size();
-  Record tail;
-  const bool wide = begin >= zip64_from_ || end - begin >= zip64_from_ || count >= 0xffff;
-  if (wide) {
-    tail.u32(0x06064b50).u64(44).u16(kVersion64).u16(kVersion64).u32(0).u32(0);
-    tail.u64(count).u64(count).u64(end - begin).u64(begin);
-    tail.u32(0x07064b50).u32(0).u64(end).u32(1);
-  }
-  tail.u32(0x06054b50).u16(0).u16(0).u16(wide ? 0xffff : count).u16(wide ? 0xffff : count);
-  tail.u32(wide ? kFull32 : end - begin).u32(wide ? kFull32 : begin).u16(0);
-  file_.write(tail.bytes());
-}
-
-void NpzWriter::commit() {
-  write_central_directory();
-  file_.commit();
+  zip_.add(name + ".npy", header.size() + values.nbytes(), [&](const ByteSink& sink) {
+    sink(header.data(), header.size());
+    for_each_chunk(values, sink);
+  });
 }
 
 }  // namespace raedit

@@ -5,10 +5,9 @@
 #include <cstdint>
 #include <set>
 #include <string>
-#include <vector>
 
-#include "io/files.h"
 #include "io/tensor_bytes.h"
+#include "io/zip_writer.h"
 
 namespace raedit {
 
@@ -21,25 +20,16 @@ void write_npz(const std::string& path, const NamedTensors& tensors);
 // The same, one array at a time, so that not all need be in memory. Nothing appears without commit().
 class NpzWriter {
  public:
-  // Sizes and offsets from `zip64_from` on are written as zip64; only a test needs another limit.
-  explicit NpzWriter(const std::string& path, uint64_t zip64_from = 0xffffffff);
+  // `zip64_from` as in ZipWriter.
+  explicit NpzWriter(const std::string& path, uint64_t zip64_from = ZipWriter::kZip64From)
+      : path_(path), zip_(path, zip64_from) {}
 
   void add(const std::string& name, const Tensor& tensor);
-  void commit();
+  void commit() { zip_.commit(); }
 
  private:
-  struct Entry {
-    std::string file_name;
-    uint32_t crc = 0;
-    uint64_t bytes = 0;
-    uint64_t offset = 0;
-  };
-  void write_central_directory();
-
   std::string path_;
-  AtomicFile file_;
-  uint64_t zip64_from_;
-  std::vector<Entry> entries_;
+  ZipWriter zip_;
   std::set<std::string> names_;
 };
 

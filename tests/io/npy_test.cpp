@@ -4,15 +4,19 @@
 #include <map>
 
 #include "io_test_util.h"
+#include "zip_bytes.h"
 
 namespace raedit {
 namespace {
 
 using test::bytes_of;
 using test::expect_error;
+using test::field;
+using test::parse_zip;
 using test::random_tensor;
 using test::ScratchFolder;
 using test::slurp;
+using test::ZipRecord;
 
 struct Npy {
   std::string dict;
@@ -28,64 +32,10 @@ Npy parse_npy(const std::string& bytes) {
   return {header.substr(0, header.find_last_not_of(" \n") + 1), bytes.substr(10 + length)};
 }
 
-uint64_t field(const std::string& bytes, size_t at, size_t width) {
-  uint64_t value = 0;
-  for (size_t i = 0; i < width; ++i) value |= static_cast<uint64_t>(static_cast<uint8_t>(bytes.at(at + i))) << (8 * i);
-  return value;
-}
-
-uint32_t crc_bit_by_bit(const std::string& bytes) {
-  uint32_t crc = 0xffffffff;
-  for (const char c : bytes) {
-    crc ^= static_cast<uint8_t>(c);
-    for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0u);
-  }
-  return ~crc;
-}
-
-// The 64-bit value of a field that says "look into the zip64 record"; advances in that record.
-uint64_t widened(const std::string& bytes, uint64_t value, size_t& extra) {
-  if (value != 0xffffffff) return value;
-  extra += 8;
-  return field(bytes, extra - 8, 8);
-}
-
-// Name -> content, every checksum and every repeated field compared.
-std::map<std::string, std::string> parse_zip(const std::string& bytes) {
-  const size_t tail = bytes.size() - 22;
-  EXPECT_EQ(field(bytes, tail, 4), 0x06054b50u);
-  uint64_t count = field(bytes, tail + 10, 2), at = field(bytes, tail + 16, 4);
-  if (at == 0xffffffff) {
-    EXPECT_EQ(field(bytes, tail - 20, 4), 0x07064b50u);
-    const uint64_t wide = field(bytes, tail - 12, 8);
-    EXPECT_EQ(field(bytes, wide, 4), 0x06064b50u);
-    EXPECT_EQ(wide + 56, tail - 20);
-    count = field(bytes, wide + 32, 8);
-    at = field(bytes, wide + 48, 8);
-    EXPECT_EQ(at + field(bytes, wide + 40, 8), wide);
-  } else {
-    EXPECT_EQ(at + field(bytes, tail + 12, 4), tail);
-  }
+// Name -> content.
+std::map<std::string, std::string> files_of(const std::string& zip) {
   std::map<std::string, std::string> files;
-  for (; count > 0; --count) {
-    EXPECT_EQ(field(bytes, at, 4), 0x02014b50u);
-    const size_t name_length = field(bytes, at + 28, 2), extra_length = field(bytes, at + 30, 2);
-    const std::string name = bytes.substr(at + 46, name_length);
-    size_t extra = at + 46 + name_length + 4;
-    const uint64_t size = widened(bytes, field(bytes, at + 24, 4), extra);
-    EXPECT_EQ(widened(bytes, field(bytes, at + 20, 4), extra), size);
-    const uint64_t local = widened(bytes, field(bytes, at + 42, 4), extra);
-    EXPECT_EQ(field(bytes, local, 4), 0x04034b50u);
-    EXPECT_EQ(field(bytes, local + 8, 2), 0u);  // stored
-    EXPECT_EQ(bytes.substr(local + 30, name_length), name);
-    size_t local_extra = local + 30 + name_length + 4;
-    EXPECT_EQ(widened(bytes, field(bytes, local + 22, 4), local_extra), size);
-    const std::string content = bytes.substr(local + 30 + name_length + field(bytes, local + 28, 2), size);
-    EXPECT_EQ(field(bytes, local + 14, 4), crc_bit_by_bit(content));
-    EXPECT_EQ(field(bytes, at + 16, 4), crc_bit_by_bit(content));
-    files[name] = content;
-    at += 46 + name_length + extra_length;
-  }
+  for (const ZipRecord& record : parse_zip(zip)) files[record.name] = record.content;
   return files;
 }
 
@@ -128,12 +78,12 @@ TEST(WriteNpz, HoldsEveryArray) {
   write_npz(folder / "a.npz", tensors);
   write_npz(folder / "b.npz", tensors);
   EXPECT_EQ(slurp(folder / "a.npz"), slurp(folder / "b.npz"));
-  const auto files = parse_zip(slurp(folder / "a.npz"));
+  const auto files = files_of(slurp(folder / "a.npz"));
   ASSERT_EQ(files.size(), 3u);
   for (const auto& [name, tensor] : tensors)
     EXPECT_EQ(parse_npy(files.at(name + ".npy")).data, bytes_of(tensor)) << name;
   write_npz(folder / "none.npz", {});
-  EXPECT_TRUE(parse_zip(slurp(folder / "none.npz")).empty());
+  EXPECT_TRUE(files_of(slurp(folder / "none.npz")).empty());
 }
 
 TEST(NpzWriter, WritesZip64WhereSizesOrOffsetsNeedIt) {
@@ -149,7 +99,7 @@ TEST(NpzWriter, WritesZip64WhereSizesOrOffsetsNeedIt) {
   writer.commit();
   const std::string bytes = slurp(folder / "a.npz");
   EXPECT_EQ(field(bytes, bytes.size() - 6, 4), 0xffffffffu);
-  const auto files = parse_zip(bytes);
+  const auto files = files_of(bytes);
   ASSERT_EQ(files.size(), 4u);
   for (const char* name : {"first.npy", "last.npy"}) EXPECT_EQ(parse_npy(files.at(name)).data, bytes_of(small));
   for (const char* name : {"large.npy", "both.npy"}) EXPECT_EQ(parse_npy(files.at(name)).data, bytes_of(large));
