@@ -1,0 +1,176 @@
+"""Time `raedit convert` beside the Python scripts that it replaces, on checkpoints of real size.
+
+    PYTHONPATH=DIFFUSERS/src python tools/bench_convert.py RAEDIT UPSTREAM --scripts DIFFUSERS/scripts [--rounds 3]
+                                    [--only stage2,ViTB,ViTL,ViTXL] [--output DIR] [--python-only]
+
+UPSTREAM is what make_upstream_checkpoints.py writes; the scripts are those of diffusers PR 13231 (head e3d065493c). Per
+conversion and round, first with the input out of the page cache (posix_fadvise: what another process maps stays), then with it
+there: the script, raedit, and a copy that reads the input and writes as many bytes as the converters do. Every run starts with
+nothing left to flush. Printed are medians, as a markdown table:
+    seconds    until the process ends (for the copy: until the last write returns)
+    on disk    the same plus the time that fsync of the output then takes: what the disk allows, see the copy
+    GB/s       of input, by `on disk`
+    peak RSS   ru_maxrss, with the pages of mapped files that were resident
+The results of both are compared: same names, shapes and bits.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from make_upstream_checkpoints import DECODER_FOLDER, DECODERS, STAGE2, STATS
+
+ENCODER = "dinov2-with-registers-base"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def job(name, upstream):
+    """(script, its arguments, arguments of raedit, input files)"""
+    if name == "stage2":
+        arguments = ["--repo_or_path", str(upstream), "--config_path", "config.yaml"]
+        return ("convert_rae_stage2_to_diffusers.py", [*arguments, "--safe_serialization"], ["stage2", *arguments],
+                [upstream / STAGE2])
+    arguments = ["--repo_or_path", str(upstream), "--encoder_type", "dinov2", "--encoder_name_or_path", str(upstream / ENCODER),
+                 "--decoder_config_name", name, "--variant", f"{name}_n08"]
+    inputs = [upstream / DECODER_FOLDER / f"{name}_n08" / "model.pt", upstream / ENCODER / "model.safetensors", upstream / STATS]
+    return "convert_rae_to_diffusers.py", arguments, ["rae", *arguments], inputs
+
+
+def set_cached(files, cached):
+    """Reads the files, or asks the kernel to forget them."""
+    for path in files:
+        with open(path, "rb", buffering=0) as file:
+            if cached:
+                while file.read(1 << 24):
+                    pass
+            else:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def flush(folder):
+    start = time.perf_counter()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+    return time.perf_counter() - start
+
+
+def timed(command, output):
+    """Seconds, seconds with flush, peak RSS in MB."""
+    log = Path(f"{output}.log")
+    with open(log, "wb") as file:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit {process.returncode}\n{log.read_text()[-2000:]}")
+    log.unlink()
+    return seconds, seconds + flush(output), usage.ru_maxrss * 1024 / 1e6
+
+
+def copy(files, size, output):
+    """Reads all of the files and writes `size` bytes."""
+    output.mkdir(parents=True)
+    start, left = time.perf_counter(), size
+    with open(output / "copy", "wb", buffering=0) as target:
+        for path in files:
+            with open(path, "rb", buffering=0) as source:
+                while block := source.read(1 << 23):
+                    left -= target.write(block[:max(left, 0)])
+        while left > 0:  # more comes out than goes in: bfloat16 to float32
+            left -= target.write(bytes(min(left, 1 << 23)))
+    seconds = time.perf_counter() - start
+    return seconds, seconds + flush(output), None
+
+
+def tensors(path):
+    raw = np.memmap(path, np.uint8, "r")
+    start = 8 + int(raw[:8].view(np.uint64)[0])
+    header = json.loads(raw[8:start].tobytes())
+    header.pop("__metadata__", None)
+    return {name: (entry["dtype"], tuple(entry["shape"]), raw[start + entry["data_offsets"][0]:start + entry["data_offsets"][1]])
+            for name, entry in header.items()}
+
+
+def different(one, two):
+    """Names of the tensors that are not the same in both, bit for bit."""
+    a, b = tensors(one), tensors(two)
+    return sorted(set(a) ^ set(b)) + [name for name in sorted(set(a) & set(b))
+                                      if a[name][:2] != b[name][:2] or not np.array_equal(a[name][2], b[name][2])]
+
+
+def bench(name, args):
+    script, script_arguments, raedit_arguments, inputs = job(name, args.upstream)
+    size_in, rows, same = sum(path.stat().st_size for path in inputs), {}, None
+    commands = {"script": [sys.executable, os.path.join(args.scripts, script), *script_arguments]}
+    if not args.python_only:
+        commands["raedit"] = [args.raedit, "convert", *raedit_arguments]
+    for _ in range(args.rounds):
+        for cached in (False, True):
+            written = {}
+            for who, command in commands.items():
+                output = args.output / f"{name}-{who}"
+                shutil.rmtree(output, ignore_errors=True)
+                os.sync()
+                set_cached(inputs, cached)
+                rows.setdefault((cached, who), []).append(timed([*command, "--output_path", str(output)], output))
+                written[who] = next(output.rglob(WEIGHTS))
+            size_out = written["script"].stat().st_size
+            if len(written) == 2 and same is None:
+                same = different(written["script"], written["raedit"])
+            for who in commands:
+                shutil.rmtree(args.output / f"{name}-{who}")
+            os.sync()
+            set_cached(inputs, cached)
+            rows.setdefault((cached, "copy"), []).append(copy(inputs, size_out, args.output / f"{name}-copy"))
+            shutil.rmtree(args.output / f"{name}-copy")
+    for (cached, who), runs in sorted(rows.items(), key=lambda row: row[0][0]):
+        seconds, on_disk = (statistics.median(run[k] for run in runs) for k in (0, 1))
+        theirs = [statistics.median(run[k] for run in rows[cached, "script"]) for k in (0, 1)]
+        peak = f"{max(run[2] for run in runs):.0f} MB" if runs[0][2] else ""
+        print(f"| {name} ({size_in / 1e9:.2f} GB) | {'cached' if cached else 'not cached'} | {who} | {seconds:.2f} | {on_disk:.2f} | "
+              f"{size_in / 1e9 / on_disk:.2f} | {peak} | {theirs[0] / seconds:.1f} | {theirs[1] / on_disk:.1f} |", flush=True)
+    return same
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("raedit", help="the program")
+    parser.add_argument("upstream", type=Path)
+    parser.add_argument("--scripts", required=True, help="scripts folder of diffusers PR 13231")
+    parser.add_argument("--output", type=Path, help="where results go for a moment; default: UPSTREAM/bench")
+    parser.add_argument("--only", default=",".join(["stage2", *DECODERS]))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--python-only", action="store_true")
+    args = parser.parse_args()
+    args.upstream = args.upstream.resolve()
+    args.output = args.output or args.upstream / "bench"
+    args.output.mkdir(parents=True, exist_ok=True)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    print("| input | page cache | who | seconds | on disk | GB/s | peak RSS | speed-up | speed-up on disk |")
+    print("|---|---|---|--:|--:|--:|--:|--:|--:|")
+    notes = []
+    for name in args.only.split(","):
+        wrong = bench(name, args)
+        if wrong is not None:
+            notes.append((name, wrong))
+    print()
+    for name, wrong in notes:
+        print(f"{name}: " + (f"DIFFERENT from the script's: {wrong[:5]}" if wrong else "same names, shapes and bits as the script's"))
+    sys.exit(any(wrong for _, wrong in notes))
+
+
+if __name__ == "__main__":
+    main()
