@@ -12,11 +12,12 @@ versions of transformers. Stage 1 needs 4.57: 5.x has no SiglipVisionModel.visio
 the published files, so that script fails there. RAEDiTPipeline needs a newer huggingface_hub than 4.57 takes.
 
 cases.json: a list of
-    name, command ("stage2" | "rae" | "pipeline"), args ({data} is OUT, {encoder} the folder of the encoder),
+    name, command ("stage2" | "rae" | "pipeline"; "pipeline_of_stage2" is `stage2` with {vae}, the result of the case that
+                `vae` names, and "model_index" expected too), args ({data} is OUT, {encoder} the folder of the encoder),
     expected    expected/NAME.json, relative to OUT: {"tensors": {name: [dtype, shape, SHA-256]}, "config": ..., and, of a
                 transformer, "scheduler"}; of a pipeline {"transformer": file, "vae": file}; where "guide" is given, that of
                 guide_transformer/
-    fails       instead of expected: true, with what the reference says in "reference"
+    fails       instead of expected: true, with what the reference says in "reference"; "mentions" is what a message must name
     encoder     for rae: the folder with config.json, preprocessor_config.json and weights.recipe.json (below), or a whole one
     layout      "single" | "sharded" | "as_is": how the reader of the recipe writes the encoder
     patches     what was changed in the script for this case
@@ -48,8 +49,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import yaml
-from make_upstream_checkpoints import (PROCESSORS, decoder_config, encoder_model, save_stats, upstream_decoder, upstream_dit,
-                                       use_rae, write_json)
+from make_upstream_checkpoints import (PROCESSORS, decoder_config, encoder_model, save_encoder, save_stats, upstream_decoder,
+                                       upstream_dit, use_rae, write_json)
 from safetensors.torch import load_file, save_file
 
 STAGE2_SCRIPT = "convert_rae_stage2_to_diffusers.py"
@@ -230,22 +231,22 @@ def make_stage2_inputs(root):
     (configs / "interpolation.yaml").write_text(
         "name: bare\n" + config_text(SIZE, ckpt="models/checkpoints/${name}.pt", raw=linked))
     wrong = {
-        "missing_block": config_text(dict(SIZE, depth=[1, 2])),
-        "block_of_other_width": config_text(dict(SIZE, depth=[2, 1])),
-        "wrong_classes": config_text(dict(SIZE, num_classes=12)),
-        "missing_qknorm": config_text(dict(SIZE, use_qknorm=True)),
-        "unexpected_qknorm": config_text(SIZE, ckpt="models/checkpoints/qknorm.pt"),
-        "gelu_wanted": config_text(dict(SIZE, use_swiglu=False)),
-        "not_linear": config_text(SIZE, path_type="GVP"),
-        "latent_channels": config_text(SIZE, misc="misc:\n  latent_size: [9, 4, 4]\n"),
-        "no_misc": config_text(SIZE, misc=""),
-        "no_latent_size": config_text(SIZE, misc="misc:\n  num_classes: 10\n"),
-        "no_checkpoint": config_text(SIZE, ckpt=None),
-        "absent_checkpoint": config_text(SIZE, ckpt="models/checkpoints/nothing.pt"),
+        "missing_block": ("blocks.2.", config_text(dict(SIZE, depth=[1, 2]))),
+        "block_of_other_width": ("blocks.1.", config_text(dict(SIZE, depth=[2, 1]))),
+        "wrong_classes": ("y_embedder.embedding_table.weight", config_text(dict(SIZE, num_classes=12))),
+        "missing_qknorm": ("_norm.weight", config_text(dict(SIZE, use_qknorm=True))),
+        "unexpected_qknorm": ("_norm.weight", config_text(SIZE, ckpt="models/checkpoints/qknorm.pt")),
+        "gelu_wanted": ("blocks.0.mlp.", config_text(dict(SIZE, use_swiglu=False))),
+        "not_linear": ("GVP", config_text(SIZE, path_type="GVP")),
+        "latent_channels": ("9", config_text(SIZE, misc="misc:\n  latent_size: [9, 4, 4]\n")),
+        "no_misc": ("misc", config_text(SIZE, misc="")),
+        "no_latent_size": ("latent_size", config_text(SIZE, misc="misc:\n  num_classes: 10\n")),
+        "no_checkpoint": ("checkpoint_path", config_text(SIZE, ckpt=None)),
+        "absent_checkpoint": ("models/checkpoints/nothing.pt", config_text(SIZE, ckpt="models/checkpoints/nothing.pt")),
     }
-    for name, text in wrong.items():
+    for name, (_, text) in wrong.items():
         (configs / f"wrong_{name}.yaml").write_text(text)
-    return variants, sorted(wrong)
+    return variants, {name: mentioned for name, (mentioned, _) in wrong.items()}
 
 
 def stage2_cases(out, folder):
@@ -305,13 +306,13 @@ def stage2_cases(out, folder):
     add("interpolation", config="interpolation", same="bare",
         patches="none possible: the script reads YAML without OmegaConf; the result is that of the resolved file")
     check_interpolation(root)
-    for name in wrong:
+    for name, mentioned in wrong.items():
         args = ["--repo_or_path", "{data}/stage2", "--config_path", f"configs/wrong_{name}.yaml"]
         try:
             convert([a.replace("{data}", str(out)) for a in args])
         except Exception as error:
             said = str(error).replace(str(out), "{data}")
-            cases.append(dict(name=f"stage2_wrong_{name}", command="stage2", args=args, fails=True,
+            cases.append(dict(name=f"stage2_wrong_{name}", command="stage2", args=args, fails=True, mentions=mentioned,
                               reference=f"{type(error).__name__}: {said[:300]}"))
         else:
             raise SystemExit(f"{name} converts")
@@ -513,15 +514,35 @@ def pipeline_cases(out, folder):
     text = config_text(size, ckpt="models/DiTs/stage2_model.pt",
                        stage_1=stage_1_text("facebook/dinov2-with-registers-base", GRID * 14, DECODER_PATCH, "tiny"))
     (root / "configs/pipeline.yaml").write_text(text)
+    labels = {"0": "tench, Tinca tinca", "388": "giant panda, panda", "999": "toilet tissue, toilet paper, bathroom tissue"}
+    write_json(root / "labels.json", labels)
+    expected = {"transformer": "expected/pipeline_transformer.json", "vae": "expected/rae_dinov2.json"}
     with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        encoder = encoder_model("dinov2", 12, WIDTH)
+        fill(encoder)
+        save_encoder(scratch / "encoder", "dinov2", encoder)
+        rae = script(folder, RAE_SCRIPT)
+        rae.DECODER_CONFIGS["tiny"] = DECODER
+        run(rae, ["--repo_or_path", str(root), "--encoder_type", "dinov2", "--encoder_name_or_path", str(scratch / "encoder"),
+                  "--decoder_config_name", "tiny", "--variant", "tiny", "--encoder_input_size", str(GRID * 14), "--patch_size",
+                  str(DECODER_PATCH), "--output_path", str(scratch / "vae")])
         run(script(folder, STAGE2_SCRIPT), ["--repo_or_path", str(root), "--config_path", "configs/pipeline.yaml",
-                                             "--output_path", temporary, "--safe_serialization"])
-        write_expectation(out / "expected/pipeline_transformer.json",
-                          expectation(Path(temporary) / "transformer", Path(temporary) / "scheduler"))
+                                             "--vae_model_name_or_path", str(scratch / "vae"), "--id2label_json_path",
+                                             str(root / "labels.json"), "--output_path", str(scratch / "whole"),
+                                             "--safe_serialization"])
+        write_expectation(out / expected["transformer"],
+                          expectation(scratch / "whole/transformer", scratch / "whole/scheduler"))
+        if (out / expected["vae"]).exists():
+            known, made = read_json(out / expected["vae"]), expectation(scratch / "whole/vae")
+            assert made == known, "the autoencoder of the pipeline is not that of rae_dinov2"
+        index = {k: v for k, v in read_json(scratch / "whole/model_index.json").items() if k not in IGNORED}
+    base = ["--repo_or_path", "{data}/pipeline", "--config_path", "configs/pipeline.yaml"]
     return [dict(name="pipeline", command="pipeline", encoder="rae/encoders/dinov2", layout="single",
-                 args=["--repo_or_path", "{data}/pipeline", "--config_path", "configs/pipeline.yaml",
-                       "--encoder_name_or_path", "{encoder}"],
-                 expected={"transformer": "expected/pipeline_transformer.json", "vae": "expected/rae_dinov2.json"})]
+                 args=[*base, "--encoder_name_or_path", "{encoder}"], expected=expected),
+            dict(name="pipeline_of_stage2", command="pipeline_of_stage2", vae="rae_dinov2", args=[
+                 *base, "--vae_model_name_or_path", "{vae}", "--id2label_json_path", "{data}/pipeline/labels.json"],
+                 expected=dict(expected, model_index=index))]
 
 
 def convert_folder(folder, config, expected, scripts):
@@ -551,8 +572,8 @@ def main():
     parts = {"rae": [("rae", rae_cases)], "rest": [("stage2", stage2_cases), ("pipeline", pipeline_cases)]}[args.part]
     for part, make in parts:
         shutil.rmtree(out / part, ignore_errors=True)
-        cases = [case for case in cases if case["command"] != part] + make(out, args.scripts)
-    order = ["stage2", "rae", "pipeline"]
+        cases = [case for case in cases if not case["command"].startswith(part)] + make(out, args.scripts)
+    order = ["stage2", "rae", "pipeline", "pipeline_of_stage2"]
     cases.sort(key=lambda case: order.index(case["command"]))
     versions = {"upstream": "bytetriper/RAE a4d18c4", "diffusers": "PR 13231 head e3d065493c", "torch": torch.__version__,
                 "transformers": "4.57 for stage 1, 5.17 for the rest"}
