@@ -12,7 +12,8 @@ namespace raedit::hub {
 class Repository {
  public:
   // An existing folder, or org/name[@revision]. Nothing is downloaded yet, but for a repository that is not in the
-  // cache the list of its files is asked for. Throws Error(not_found) naming what was tried.
+  // cache the list of its files is asked for; one that is stays at the commit that is there. Throws Error(not_found)
+  // naming what was tried.
   static Repository open(const std::string& folder_or_name, const HubOptions& options);
 
   const std::string& name() const;  // as it was given
