@@ -1,6 +1,7 @@
 // Tensor: a strided view of shared memory. Copying a Tensor copies the view, never the numbers.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -51,6 +52,10 @@ class RAEDIT_API Tensor {
   // A contiguous view of `storage` from `offset_bytes` on. Throws Error(internal) when it does not fit or is
   // misaligned.
   Tensor(std::shared_ptr<Storage> storage, size_t offset_bytes, Shape shape, DType dtype);
+  // Any view: one stride per dimension, in elements, 0 or more. Throws Error(internal) when it does not fit or is
+  // misaligned.
+  static Tensor strided(std::shared_ptr<Storage> storage, size_t offset_bytes, const Shape& shape,
+                        std::span<const int64_t> strides, DType dtype);
 
   // Plain host memory. Inside the engine, activations come from Context::empty instead.
   static Tensor empty(const Shape& shape, DType dtype);

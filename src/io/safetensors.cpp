@@ -13,6 +13,7 @@
 #include "core/text.h"
 #include "io/files.h"
 #include "io/safetensors_format.h"
+#include "io/weight_index.h"
 
 namespace raedit {
 namespace safetensors_format {
@@ -53,8 +54,7 @@ std::optional<DType> dtype_of(std::string_view code) {
 }
 
 std::array<std::string, 2> index_names(const std::string& base, const std::string& variant) {
-  const std::string dotted = variant.empty() ? "" : "." + variant;
-  return {base + ".safetensors.index" + dotted + ".json", base + ".safetensors" + dotted + ".index.json"};
+  return weight_index::index_names(base, variant, "safetensors");
 }
 
 std::string in_quotes(std::string_view name) {
@@ -97,7 +97,7 @@ std::string bytes_text(size_t bytes) {
 std::string guess(std::string_view content) {
   if (content.starts_with("version https://git-lfs"))
     return "this is a Git LFS pointer, not the file itself; fetch it with: git lfs pull";
-  if (content.starts_with("PK")) return "this looks like a PyTorch archive (.bin, .pt), which has to be converted";
+  if (content.starts_with("PK")) return "this looks like a PyTorch archive (.bin, .pt), not safetensors";
   return "is this a complete safetensors file?";
 }
 

@@ -31,6 +31,8 @@ class TorchArchive {
   // first time that one of its tensors is read. Throws Error(format) for what does not fit into its storage.
   TensorInfo info(const PickleValue& value) const;
   Tensor tensor(const PickleValue& value) const;
+  // Lets the tensor's pages leave the resident set, where it lies in the file. They can be read again.
+  void drop_pages(const PickleValue& value) const;
 
   // "zip" or "legacy", for people.
   std::string_view format() const;

@@ -8,6 +8,7 @@
 #include "core/text.h"
 #include "io/files.h"
 #include "io/safetensors.h"
+#include "io/weight_folder.h"
 
 namespace raedit::models {
 namespace {
@@ -79,7 +80,7 @@ Json read_config_file(const std::string& path, const std::string& class_name) {
 ModelSource open_model(const std::string& folder, const std::string& class_name, const LoadOptions& options) {
   ModelSource source;
   source.config = read_config(folder, class_name);
-  source.weights = std::make_shared<SafetensorsSet>(SafetensorsSet::open(folder, kBaseName, options.variant));
+  source.weights = open_weights(folder, kBaseName, options.variant);
   source.where = (std::filesystem::path(folder) / "config.json").string();
   return source;
 }

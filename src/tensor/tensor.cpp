@@ -66,6 +66,36 @@ Tensor::Tensor(std::shared_ptr<Storage> storage, size_t offset_bytes, Shape shap
   strides_ = contiguous_strides(shape_);
 }
 
+Tensor Tensor::strided(std::shared_ptr<Storage> storage, size_t offset_bytes, const Shape& shape,
+                       std::span<const int64_t> strides, DType dtype) {
+  require_defined(storage);
+  checked_bytes(shape, dtype);
+  bool fits = strides.size() == static_cast<size_t>(shape.rank());
+  int64_t elements = shape.numel() == 0 ? 0 : 1;  // from the first to the last
+  for (int i = 0; fits && i < shape.rank(); ++i) {
+    int64_t reach = 0;
+    fits = strides[static_cast<size_t>(i)] >= 0;
+    if (elements == 0) continue;
+    fits = fits && !__builtin_mul_overflow(shape[i] - 1, strides[static_cast<size_t>(i)], &reach) &&
+           !__builtin_add_overflow(elements, reach, &elements);
+  }
+  const size_t room = offset_bytes <= storage->bytes() ? (storage->bytes() - offset_bytes) / size_of(dtype) : 0;
+  fits = fits && offset_bytes <= storage->bytes() && static_cast<uint64_t>(elements) <= room;
+  RAEDIT_CHECK(fits, {.code = ErrorCode::internal,
+                      .what = fmt::format("view {} of {} with strides [{}] does not fit into its storage", shape.str(),
+                                          name_of(dtype), fmt::join(strides, ", ")),
+                      .found = fmt::format("{} bytes from offset {} on", storage->bytes(), offset_bytes)});
+  Tensor view(std::move(storage), offset_bytes, Shape{0}, dtype);
+  view.shape_ = shape;
+  std::copy(strides.begin(), strides.end(), view.strides_.begin());
+  RAEDIT_CHECK(elements == 0 || reinterpret_cast<uintptr_t>(view.raw()) % size_of(dtype) == 0,
+               {.code = ErrorCode::internal,
+                .what = fmt::format("tensor of {} is misaligned", name_of(dtype)),
+                .found = fmt::format("offset {}", offset_bytes)});
+  if (view.is_contiguous()) view.strides_ = contiguous_strides(shape);
+  return view;
+}
+
 Tensor Tensor::empty(const Shape& shape, DType dtype) {
   return Tensor(Storage::allocate(checked_bytes(shape, dtype)), 0, shape, dtype);
 }

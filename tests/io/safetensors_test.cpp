@@ -232,7 +232,7 @@ TEST(SafetensorsSet, SaysWhatIsThereInsteadOfWeights) {
   spit(folder / "config.json", "{}");
   expect_error(ErrorCode::not_found, {"found config.json"}, open);
   spit(folder / "diffusion_pytorch_model.bin", "x");
-  expect_error(ErrorCode::not_found, {"convert them to safetensors"}, open);
+  expect_error(ErrorCode::not_found, {"only PyTorch .bin weights"}, open);
   for (int i = 0; i < 20; ++i) spit(folder / std::string(static_cast<size_t>(i + 1), 'x'), "");
   expect_error(ErrorCode::not_found, {"and 10 more"}, open);
   expect_error(ErrorCode::not_found, {"/nowhere", "No such file"}, [] { SafetensorsSet::open("/nowhere"); });

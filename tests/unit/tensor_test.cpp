@@ -211,6 +211,33 @@ TEST(Tensor, ConvertsEveryTypeFromAStridedView) {
   }
 }
 
+TEST(Tensor, StridedViewsOfAStorage) {
+  const Tensor six = counting({6});
+  const auto view = [&](size_t offset, const Shape& shape, const std::vector<int64_t>& strides) {
+    return Tensor::strided(six.storage(), offset, shape, strides, DType::float32);
+  };
+  EXPECT_EQ(values_of(view(4, {2, 2}, {3, 1})), (Values{1, 2, 4, 5}));
+  EXPECT_EQ(values_of(view(0, {3, 2}, {1, 3})), (Values{0, 3, 1, 4, 2, 5}));
+  EXPECT_EQ(values_of(view(20, {3}, {0})), (Values{5, 5, 5}));
+  EXPECT_EQ(values_of(view(24, {0, 7}, {7, 1})), Values{});
+  EXPECT_EQ(view(8, {}, {}).item(), 2.0);
+  EXPECT_TRUE(view(0, {2, 1, 3}, {3, 99, 1}).is_contiguous());
+  EXPECT_EQ(view(0, {2, 1, 3}, {3, 0, 1}).stride(1), 3);
+  EXPECT_FALSE(view(0, {3, 2}, {1, 3}).is_contiguous());
+
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  EXPECT_RAEDIT_ERROR(view(4, {2, 2}, {4, 1}), ErrorCode::internal, "[2, 2]", "[4, 1]", "does not fit");
+  EXPECT_RAEDIT_ERROR(view(24, {1}, {1}), ErrorCode::internal, "does not fit");
+  EXPECT_RAEDIT_ERROR(view(28, {0}, {1}), ErrorCode::internal, "does not fit");
+  EXPECT_RAEDIT_ERROR(view(0, {2}, {-1}), ErrorCode::internal, "does not fit");
+  EXPECT_RAEDIT_ERROR(view(0, {2}, {1, 1}), ErrorCode::internal, "does not fit");
+  EXPECT_RAEDIT_ERROR(view(0, {3}, {kMost}), ErrorCode::internal, "does not fit");
+  EXPECT_RAEDIT_ERROR(view(0, {2, 2}, {kMost, kMost}), ErrorCode::internal, "does not fit");
+  EXPECT_RAEDIT_ERROR(view(2, {2}, {1}), ErrorCode::internal, "misaligned");
+  EXPECT_RAEDIT_ERROR(Tensor::strided(nullptr, 0, {1}, std::vector<int64_t>{1}, DType::float32), ErrorCode::internal,
+                      "empty");
+}
+
 TEST(Tensor, ItemNeedsOneElement) {
   EXPECT_EQ(Tensor::from(Values{2.5f}, {1, 1}).item(), 2.5);
   EXPECT_RAEDIT_ERROR(counting({2}).item(), ErrorCode::invalid_argument, "[2]");
