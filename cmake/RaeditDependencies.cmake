@@ -7,6 +7,7 @@ find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(PNG REQUIRED)
+find_package(yaml-cpp REQUIRED)
 find_package(OpenSSL REQUIRED)
 # Not find_package: libzip's CMake files insist on programs (zipcmp, ...) that libzip-dev does not bring.
 pkg_check_modules(libzip REQUIRED IMPORTED_TARGET libzip)
