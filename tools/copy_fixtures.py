@@ -6,7 +6,8 @@ FIXTURES is a folder written by the reference code on a CPU in float32 (its vers
 torch 2.11.0, transformers 5.17.0, diffusers PR 13231 at head e3d065493c, upstream bytetriper/RAE at a4d18c4.
 
 Nothing is changed, only left out: gradients that another variant proves already (see REDUCED). What was left out stands
-in the file's metadata under "left_out".
+in the file's metadata under "left_out". autoencoder/mae and autoencoder/siglip2 are not copied: dump_reference.py --encoder
+writes them with one encoder layer instead of two, because each is 3072 wide.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Run the reference code for expected values that the first fixtures lack: tests/parity/data/extra and emoji64.
 
     python tools/dump_reference.py [--data tests/parity/data] [--emoji models/emoji64]
+    python tools/dump_reference.py --encoder mae|siglip2 [--data tests/parity/data]
 
 All in float32 on one CPU thread, unless a name says otherwise. PYTHONPATH: see reference.py; each file's metadata names the
 versions that ran, and "cases" (JSON) says for each case how it was made:
@@ -9,6 +10,8 @@ versions that ran, and "cases" (JSON) says for each case how it was made:
                                    <case>.latents_mean|latents_std where the case replaces the statistics
     extra/transformer.safetensors  the weights of transformer/base at raw timesteps up to 999, and conditioned from outside
     emoji64/reference.safetensors  the bundled model: inputs (kept from the file as it stands) and outputs
+    autoencoder/<encoder>/         with --encoder: a model with random weights, and io.safetensors like those of the first
+                                   fixtures. siglip2 needs transformers 4.57, with which alone diffusers can build it
 """
 
 import argparse
@@ -233,6 +236,74 @@ def dump_autoencoder(folder, path):
     save(path, tensors, cases)
 
 
+# The hidden width, patches, and what the encoder sees; its position table belongs to pictures of 224 or 256 pixels. The MLP
+# of both is 3072 wide whatever the hidden size, so one layer it is.
+ENCODERS = {"mae": dict(patch=16, side=64, own=224, larger=256, seed=61),
+            "siglip2": dict(patch=14, side=56, own=252, larger=280, seed=62)}
+
+
+def random_weights(model, seed):
+    """Every tensor from its own seed, of a size that keeps activations near 1, and rounded to four bits: git packs such float32
+    files to a third. The embeddings are a hundred times smaller, so that the eps of the first norm is felt."""
+    for k, (name, tensor) in enumerate(sorted(model.state_dict().items())):
+        if name.startswith(("encoder_mean", "encoder_std", "_latents")):
+            continue
+        noise = normal(1000 * seed + k, *tensor.shape)
+        is_norm = "norm" in name and name.endswith("weight")
+        scale = noise[0].numel() ** -0.5 if tensor.ndim > 1 and tensor.shape[0] > 1 else 0.2
+        scale *= 0.01 if "embeddings." in name else 1.0
+        mantissa, exponent = torch.frexp(noise * scale + (1.0 if is_norm else 0.0))
+        tensor.copy_(torch.ldexp((mantissa * 16).round() / 16, exponent))
+
+
+def dump_encoder(kind, folder):
+    how = ENCODERS[kind]
+    width, side, seed = 64, how["side"], how["seed"]
+    config = dict(encoder_type=kind, encoder_hidden_size=width, encoder_patch_size=how["patch"], encoder_num_hidden_layers=1,
+                  encoder_input_size=side, decoder_hidden_size=64, decoder_num_hidden_layers=1, decoder_num_attention_heads=4,
+                  decoder_intermediate_size=128, patch_size=8,
+                  latents_mean=0.3 * normal(seed + 1, width, 1, 1), latents_std=0.5 + normal(seed + 2, width, 1, 1).abs())
+    if kind == "siglip2":
+        config.update(encoder_norm_mean=[0.5] * 3, encoder_norm_std=[0.5] * 3)
+
+    def build(size, dtype=torch.float32):
+        model = AutoencoderRAE(**{**config, "encoder_input_size": size}).eval()
+        with torch.no_grad():
+            random_weights(model, seed)
+        return model.to(dtype)
+
+    def pixels(batch, height, width):
+        return torch.randint(0, 257, (batch, 3, height, width), generator=torch.Generator().manual_seed(seed + height)) / 256
+
+    model = build(side)
+    tensors, cases = {}, {"native": {}, "resized": {}}
+    with torch.no_grad():
+        for name, images in (("native", pixels(2, side, side)), ("resized", pixels(1, 40, 60))):
+            latent = model.encode(images).latent
+            tensors.update({name + ".pixels": images, name + ".latent": latent, name + ".sample": model.decode(latent).sample})
+        tensors["native.latent_bfloat16"] = build(side, torch.bfloat16).encode(tensors["native.pixels"].bfloat16()).latent
+        # The grid that the position table belongs to, and a larger one. Little pictures are enough: encode() resizes them.
+        for name in ("own", "larger"):
+            tensors[name + ".pixels"] = pixels(1, 20, 30)
+            tensors[name + ".latent"] = build(how[name]).encode(tensors[name + ".pixels"]).latent
+            cases[name] = {"config": {"encoder_input_size": how[name]}}
+    tensors["target"] = pixels(*(tensors["native.sample"].shape[i] for i in (0, 2, 3)))
+    loss = (model.decode(tensors["native.latent"]).sample - tensors["target"]).abs().mean()
+    model.decoder.requires_grad_(True)
+    loss.backward()
+    tensors["l1_loss"] = loss.detach().reshape(1)
+    tensors.update({"grad." + name: p.grad for name, p in model.decoder.named_parameters()})
+    save(os.path.join(folder, "io.safetensors"), tensors, cases)
+
+    weights = dict(sorted(model.state_dict().items()))
+    with open(os.path.join(folder, "config.json"), "w") as file:
+        file.write(model.to_json_string())
+    st.write(os.path.join(folder, "diffusion_pytorch_model.safetensors"),
+             {name: ("F32", tuple(tensor.shape)) for name, tensor in weights.items()},
+             lambda name: weights[name].detach().contiguous().numpy().tobytes(), {"format": "pt"})
+    reference.strict(AutoencoderRAE, folder)
+
+
 @torch.no_grad()
 def dump_transformer(folder, path):
     model = reference.strict(RAEDiT2DModel, folder)
@@ -275,8 +346,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=os.path.normpath(os.path.join(root, "tests", "parity", "data")))
     parser.add_argument("--emoji", default=os.path.normpath(os.path.join(root, "models", "emoji64")))
+    parser.add_argument("--encoder", choices=sorted(ENCODERS), help="write autoencoder/<encoder> and nothing else")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.encoder:
+        dump_encoder(args.encoder, os.path.join(args.data, "autoencoder", args.encoder))
+        return
 
     tensors, cases = {}, {}
     for dump in (dump_schedules, dump_steps, dump_per_token, dump_scale_noise):

@@ -18,16 +18,19 @@ const char* role_name(Parameter::Role role) {
     case Parameter::Role::vector: return "vector";
     case Parameter::Role::table: return "table";
     case Parameter::Role::buffer: return "buffer";
+    case Parameter::Role::unread: return "unread";
   }
   return "";
 }
 
-// As nn::assign keeps it: matrices packed in the compute dtype, tables in the mapped file, the rest in float32.
+// As nn::assign keeps it: matrices packed in the compute dtype, tables in their own type, what nobody reads not at all,
+// the rest in float32.
 uint64_t bytes_in_memory(const Parameter& parameter, DType compute, DType stored) {
   const auto count = static_cast<uint64_t>(parameter.shape.numel());
   switch (parameter.role) {
     case Parameter::Role::matrix: return count * size_of(compute);
     case Parameter::Role::table: return count * size_of(stored);
+    case Parameter::Role::unread: return 0;
     default: return count * size_of(DType::float32);
   }
 }
@@ -100,11 +103,11 @@ void describe_model(Component& component, const WeightSet& weights) {
   } else if (component.kind == "AutoencoderRAE") {
     const Json json = models::read_config(component.path, component.kind);
     const AutoencoderRAEConfig config = models::parse_autoencoder_rae_config(json, component.path + "/config.json");
-    models::AutoencoderRaeParameters model(config);
+    models::AutoencoderRaeParameters model(config, weights);
     const models::NamedParameters parameters = models::named_parameters(model);
     describe_parameters(component, parameters, weights);
     set_activations(component, decoder_numbers(config));
-    models::check_parameters(parameters, weights);
+    models::check_autoencoder_parameters(config, parameters, weights);
   } else {
     count_only(component);
   }

@@ -1,5 +1,6 @@
-// AutoencoderRAE: a frozen representation encoder (DINOv2 with registers) and a trained ViT decoder, as in diffusers'
-// models/autoencoders/autoencoder_rae.py and "Diffusion Transformers with Representation Autoencoders" (2510.11690).
+// AutoencoderRAE: a frozen representation encoder (DINOv2 with registers, SigLIP 2 or MAE) and a trained ViT decoder,
+// as in diffusers' models/autoencoders/autoencoder_rae.py and "Diffusion Transformers with Representation Autoencoders"
+// (2510.11690).
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,7 @@ struct ModelSource;
 
 // The fields of config.json but for the statistics, which are tensors of the checkpoint.
 struct AutoencoderRAEConfig {
-  std::string encoder_type = "dinov2";  // the only one so far; siglip2 and mae are Error(unsupported)
+  std::string encoder_type = "dinov2";  // or siglip2 or mae
   int64_t encoder_hidden_size = 768;
   int64_t encoder_patch_size = 14;
   int64_t encoder_num_hidden_layers = 12;

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+#include <string_view>
+
 #include "core/check.h"
 #include "core/guard.h"
-#include "models/checkpoint.h"
 #include "ops/elementwise.h"
 #include "ops/moving.h"
 #include "ops/resample.h"
@@ -32,25 +35,78 @@ void check_statistics(const std::string& where, const char* key, const Shape& sh
                                            .expected = latent.str() + ", or 1 in any of its dimensions"});
 }
 
+// How the encoder's names are spelled, from a name that one spelling alone has.
+Spelling spelling_of(const std::string& encoder_type, const WeightSet& weights) {
+  const auto any = [&](std::string_view start, std::string_view part) {
+    return std::ranges::any_of(weights.names(), [&](const std::string& name) {
+      return name.starts_with(start) && name.find(part) != std::string::npos;
+    });
+  };
+  if (encoder_type == "mae") return any("encoder.encoder.layer.", "") ? Spelling::classic : Spelling::modern;
+  if (encoder_type == "siglip2") return any("encoder.embeddings.", "") ? Spelling::modern : Spelling::classic;
+  return any("encoder.encoder.layer.", ".attention.q_proj.") ? Spelling::modern : Spelling::classic;
+}
+
+// A part of a name of each encoder that the others do not have.
+constexpr std::array<std::pair<const char*, const char*>, 3> kEncoderMarks = {
+    {{"dinov2", ".register_tokens"}, {"siglip2", ".position_embedding."}, {"mae", ".layernorm_before."}}};
+
+const std::string* marked_name(const WeightSet& weights, std::string_view mark) {
+  for (const std::string& name : weights.names())
+    if (name.starts_with("encoder.") && name.find(mark) != std::string::npos) return &name;
+  return nullptr;
+}
+
+Encoder make_encoder(const AutoencoderRAEConfig& c, Spelling spelling) {
+  const int64_t width = c.encoder_hidden_size, patch = c.encoder_patch_size, depth = c.encoder_num_hidden_layers;
+  if (c.encoder_type == "mae") return VitMae(width, patch, depth, spelling);
+  if (c.encoder_type == "siglip2") return Siglip2(width, patch, depth, spelling);
+  return Dinov2WithRegisters(width, patch, depth, spelling);
+}
+
 }  // namespace
 
 AutoencoderRaeParameters::AutoencoderRaeParameters(const AutoencoderRAEConfig& c)
-    : encoder(c.encoder_hidden_size, c.encoder_patch_size, c.encoder_num_hidden_layers),
+    : AutoencoderRaeParameters(c, MemoryWeights("", {})) {}
+
+AutoencoderRaeParameters::AutoencoderRaeParameters(const AutoencoderRAEConfig& c, const WeightSet& weights)
+    : encoder(make_encoder(c, spelling_of(c.encoder_type, weights))),
       decoder(c),
       encoder_mean(Role::buffer, {1, 3, 1, 1}),
       encoder_std(Role::buffer, {1, 3, 1, 1}),
       latents_mean(Role::buffer, c.latents_mean_shape),
       latents_std(Role::buffer, c.latents_std_shape) {}
 
+void check_autoencoder_parameters(const AutoencoderRAEConfig& c, const NamedParameters& parameters,
+                                  const WeightSet& weights) {
+  const auto own = std::ranges::find(kEncoderMarks, c.encoder_type, [](const auto& entry) { return entry.first; });
+  for (const auto& [type, mark] : kEncoderMarks) {
+    const std::string* name = marked_name(weights, mark);
+    if (type == c.encoder_type || name == nullptr || marked_name(weights, own->second) != nullptr) continue;
+    raise({.code = ErrorCode::format,
+           .what = "the weights are of another encoder: tensor '" + *name + "'",
+           .where = weights.file_of(*name),
+           .found = type,
+           .expected = c.encoder_type + ", as encoder_type in config.json says"});
+  }
+  check_parameters(parameters, weights);
+}
+
 AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, std::shared_ptr<const WeightSet> from,
-                               const LoadOptions& options)
-    : config(c), config_json(std::move(json)), dtype(options.dtype), parameters(c), weights_(std::move(from)) {
+                               const LoadOptions& options, bool without_encoder)
+    : config(c),
+      config_json(std::move(json)),
+      dtype(options.dtype),
+      parameters(c, *from),
+      weights_(std::move(from)),
+      without_encoder_(without_encoder) {
   const WeightSet& weights = *weights_;
   check_statistics(weights.path(), "latents_mean", c.latents_mean_shape, c);
   check_statistics(weights.path(), "latents_std", c.latents_std_shape, c);
   NamedParameters now;
-  const NamedParameters all = named_parameters(parameters);
-  check_parameters(all, weights);
+  NamedParameters all = named_parameters(parameters);
+  if (without_encoder) std::erase_if(all, [](const auto& entry) { return entry.first.starts_with("encoder."); });
+  check_autoencoder_parameters(c, all, weights);
   for (const auto& entry : all) {
     if (entry.first.starts_with("encoder."))
       entry.second->source = weights.contains(entry.first) ? weights.tensor(entry.first) : Tensor();
@@ -63,9 +119,13 @@ AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, std::sh
   for (int64_t i = 0; i < latents_divisor.numel(); ++i) latents_divisor.data<float>()[i] += 1e-5f;
 }
 
-const Dinov2WithRegisters& AutoencoderRae::ready_encoder(Context& ctx) const {
+const Encoder& AutoencoderRae::ready_encoder(Context& ctx) const {
+  RAEDIT_CHECK(!without_encoder_, {.code = ErrorCode::not_found,
+                                   .what = "the encoder of this autoencoder is not at hand: it can only decode",
+                                   .where = "AutoencoderRAE::encode",
+                                   .hint = "bring the encoder's folder, or its name while online"});
   std::call_once(encoder_once_, [&] {
-    Dinov2WithRegisters encoder = parameters.encoder;
+    Encoder encoder = parameters.encoder;
     NamedParameters named;
     nn::for_each_parameter(
         encoder, [&](const std::string& name, nn::Parameter& p) { named.emplace_back(name, &p); }, "encoder");
@@ -90,7 +150,8 @@ Tensor AutoencoderRae::encode(Context& ctx, const Tensor& pixels) const {
                 .where = "AutoencoderRAE::encode",
                 .found = pixels.defined() ? pixels.shape().str() : "nothing",
                 .expected = "[batch, 3, height, width]"});
-  Tensor z = ready_encoder(ctx).forward(ctx, normalize_pixels(ctx, pixels), dtype);
+  const Tensor images = normalize_pixels(ctx, pixels);
+  Tensor z = std::visit([&](const auto& encoder) { return encoder.forward(ctx, images, dtype); }, ready_encoder(ctx));
   if (config.reshape_to_2d) z = z.transpose(1, 2);  // tokens become the pixels of a map
   z = ops::contiguous(ctx, z);
   if (config.reshape_to_2d) z = z.reshape({z.dim(0), z.dim(1), config.grid(), config.grid()});
@@ -148,7 +209,8 @@ AutoencoderRAE AutoencoderRAE::from_source(const models::ModelSource& source, co
   return guarded("AutoencoderRAE::from_source", [&] {
     models::check_dtype(options, source.where);
     const auto config = models::parse_autoencoder_rae_config(source.config, source.where);
-    return AutoencoderRAE(std::make_shared<models::AutoencoderRae>(config, source.config, source.weights, options));
+    return AutoencoderRAE(std::make_shared<models::AutoencoderRae>(config, source.config, source.weights, options,
+                                                                   source.without_encoder));
   });
 }
 

@@ -4,23 +4,32 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <variant>
 
 #include "core/json.h"
 #include "io/weight_set.h"
+#include "models/checkpoint.h"
 #include "models/dinov2_with_registers.h"
 #include "models/rae_decoder.h"
+#include "models/siglip2.h"
+#include "models/vit_mae.h"
 #include "raedit/autoencoder_rae.h"
 
 namespace raedit::models {
 
+using Encoder = std::variant<Dinov2WithRegisters, Siglip2, VitMae>;
+
 // What a checkpoint of the autoencoder holds.
 struct AutoencoderRaeParameters {
-  Dinov2WithRegisters encoder;
+  Encoder encoder;
   RaeDecoder decoder;
   nn::Parameter encoder_mean, encoder_std;  // [1,3,1,1], of the encoder's input
   nn::Parameter latents_mean, latents_std;  // per element, per channel or one number
 
+  // Under the names that diffusers gives them with the transformers that can build the encoder (docs/parity.md).
   explicit AutoencoderRaeParameters(const AutoencoderRAEConfig& config);
+  // The names of the encoder's parts are those that `weights` has.
+  AutoencoderRaeParameters(const AutoencoderRAEConfig& config, const WeightSet& weights);
 
   template <class Self, class Visit>
   static void each_param(Self& self, Visit&& visit) {
@@ -33,6 +42,10 @@ struct AutoencoderRaeParameters {
   }
 };
 
+// check_parameters(), but for weights with another encoder than the config's, which it says first.
+void check_autoencoder_parameters(const AutoencoderRAEConfig& config, const NamedParameters& parameters,
+                                  const WeightSet& weights);
+
 struct AutoencoderRae {
   AutoencoderRAEConfig config;
   Json config_json;  // as it was read: latents_mean and latents_std are long lists
@@ -40,19 +53,21 @@ struct AutoencoderRae {
   AutoencoderRaeParameters parameters;
   Tensor latents_divisor;  // latents_std + 1e-5
 
+  // `without_encoder`: the weights are the decoder's alone.
   AutoencoderRae(const AutoencoderRAEConfig& config, Json json, std::shared_ptr<const WeightSet> weights,
-                 const LoadOptions& options);
+                 const LoadOptions& options, bool without_encoder = false);
 
   Tensor encode(Context& ctx, const Tensor& pixels) const;
   Tensor decode(Context& ctx, const Tensor& latents) const;
 
  private:
-  const Dinov2WithRegisters& ready_encoder(Context& ctx) const;
+  const Encoder& ready_encoder(Context& ctx) const;
   Tensor normalize_pixels(Context& ctx, const Tensor& pixels) const;
 
   std::shared_ptr<const WeightSet> weights_;
+  bool without_encoder_;
   // The encoder waits in the mapped file until somebody encodes.
-  mutable Dinov2WithRegisters encoder_;
+  mutable Encoder encoder_;
   mutable std::once_flag encoder_once_;
 };
 

@@ -47,6 +47,12 @@ void check_range(const JsonReader& reader, const char* key, int64_t value, int64
   if (value < least || value > most) reader.fail(key, fmt::format("{} to {}", least, most));
 }
 
+int64_t trained_image_size(const AutoencoderRAEConfig& c) {
+  if (c.encoder_type == "mae") return VitMae::kTrainedImageSize;
+  if (c.encoder_type == "siglip2") return Siglip2::kTrainedImageSize;
+  return Dinov2WithRegisters::kTrainedImageSize;
+}
+
 void check(const JsonReader& reader, const AutoencoderRAEConfig& c) {
   check_range(reader, "encoder_hidden_size", c.encoder_hidden_size);
   check_range(reader, "encoder_patch_size", c.encoder_patch_size);
@@ -59,7 +65,9 @@ void check(const JsonReader& reader, const AutoencoderRAEConfig& c) {
   check_range(reader, "patch_size", c.patch_size);
   if (c.num_channels != 3) reader.fail("num_channels", "3");
   if (c.encoder_hidden_size % 64 != 0) reader.fail("encoder_hidden_size", "a multiple of 64, the width of a head");
-  if (c.encoder_patch_size > 518) reader.fail("encoder_patch_size", "1 to 518");
+  if (c.encoder_patch_size > trained_image_size(c))
+    reader.fail("encoder_patch_size",
+                fmt::format("1 to {}, the side of {}'s own pictures", trained_image_size(c), c.encoder_type));
   if (c.encoder_input_size % c.encoder_patch_size != 0)
     reader.fail("encoder_input_size", fmt::format("a multiple of encoder_patch_size {}", c.encoder_patch_size));
   if (c.grid() > kMostTokensAlongEdge)
@@ -83,13 +91,8 @@ void check(const JsonReader& reader, const AutoencoderRAEConfig& c) {
 AutoencoderRAEConfig parse(JsonReader reader) {
   AutoencoderRAEConfig c;
   c.encoder_type = reader.string("encoder_type", c.encoder_type);
-  if (c.encoder_type == "siglip2" || c.encoder_type == "mae")
-    raise({.code = ErrorCode::unsupported,
-           .what = "this encoder is not supported yet",
-           .where = reader.where() + ": encoder_type",
-           .found = c.encoder_type,
-           .expected = "dinov2"});
-  if (c.encoder_type != "dinov2") reader.fail("encoder_type", "dinov2");
+  if (c.encoder_type != "dinov2" && c.encoder_type != "siglip2" && c.encoder_type != "mae")
+    reader.fail("encoder_type", "dinov2, siglip2 or mae");
   c.encoder_hidden_size = reader.int64("encoder_hidden_size", c.encoder_hidden_size);
   c.encoder_patch_size = reader.int64("encoder_patch_size", c.encoder_patch_size);
   c.encoder_num_hidden_layers = reader.int64("encoder_num_hidden_layers", c.encoder_num_hidden_layers);

@@ -20,6 +20,8 @@ struct ModelSource {
   Json config;
   std::shared_ptr<const WeightSet> weights;
   std::string where;  // what messages about the config name
+  // An autoencoder of which only the decoder is at hand: it decodes, and encode() throws Error(not_found).
+  bool without_encoder = false;
 };
 
 // FOLDER/config.json and the weights beside it.

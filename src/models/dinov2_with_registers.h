@@ -4,32 +4,9 @@
 
 #include <vector>
 
-#include "nn/embeddings.h"
-#include "nn/layers.h"
+#include "models/vit.h"
 
 namespace raedit::models {
-
-struct Dinov2Layer {
-  nn::Norm norm1, norm2;
-  nn::Attention attention;
-  nn::Parameter layer_scale1, layer_scale2;
-  nn::Linear fc1, fc2;
-
-  explicit Dinov2Layer(int64_t width);
-
-  template <class Self, class Visit>
-  static void each_param(Self& self, Visit&& visit) {
-    visit("norm1", self.norm1);
-    visit("attention", self.attention);
-    visit("layer_scale1.lambda1", self.layer_scale1);
-    visit("norm2", self.norm2);
-    visit("mlp.fc1", self.fc1);
-    visit("mlp.fc2", self.fc2);
-    visit("layer_scale2.lambda1", self.layer_scale2);
-  }
-
-  Tensor forward(Context& ctx, Tensor x) const;
-};
 
 struct Dinov2WithRegisters {
   static constexpr int64_t kRegisters = 4;
@@ -38,11 +15,11 @@ struct Dinov2WithRegisters {
   int64_t patch_size = 14;
   nn::Parameter cls_token, mask_token, register_tokens, position_embeddings;
   nn::PatchEmbed patch_embeddings;
-  std::vector<Dinov2Layer> layers;
+  std::vector<VitBlock> layers;
   nn::Norm layernorm;
 
   Dinov2WithRegisters() = default;
-  Dinov2WithRegisters(int64_t width, int64_t patch, int64_t depth);
+  Dinov2WithRegisters(int64_t width, int64_t patch, int64_t depth, Spelling spelling = Spelling::classic);
 
   template <class Self, class Visit>
   static void each_param(Self& self, Visit&& visit) {
@@ -56,10 +33,6 @@ struct Dinov2WithRegisters {
 
   // Normalised pixels [B,3,H,W] -> patch tokens [B,N,D], class and register tokens dropped.
   Tensor forward(Context& ctx, const Tensor& pixels, DType dtype) const;
-
- private:
-  // [1,N,D] for a grid of height x width patches.
-  Tensor patch_positions(Context& ctx, int64_t height, int64_t width) const;
 };
 
 }  // namespace raedit::models

@@ -127,7 +127,7 @@ double encoder_flops(const AutoencoderRAEConfig& c, int64_t batch) {
   const int64_t patches = c.num_patches();
   const int64_t n = patches + 1 + Dinov2WithRegisters::kRegisters;
   double flops = matrix_flops(model.patch_embeddings.proj, batch * patches);
-  for (const Dinov2Layer& layer : model.layers)
+  for (const VitBlock& layer : model.layers)
     flops += attention_flops(layer.attention, batch, n) + matrix_flops(layer.fc1, batch * n) +
              matrix_flops(layer.fc2, batch * n);
   return flops;

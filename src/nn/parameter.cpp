@@ -17,6 +17,7 @@ void assign(Parameter& parameter, const Tensor& source, DType dtype, const backe
     case Parameter::Role::vector: parameter.value = source.to(dtype).to(DType::float32).clone(); break;
     case Parameter::Role::buffer: parameter.value = source.to(DType::float32).clone(); break;
     case Parameter::Role::table: parameter.value = source.clone(); break;
+    case Parameter::Role::unread: break;
   }
 }
 

@@ -15,6 +15,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "ops/linear.h"
@@ -29,6 +30,7 @@ struct Parameter {
     vector,  // biases, norm weights, tokens: small, kept as float32 (rounded to bfloat16 first in a bfloat16 model)
     table,   // rows are looked up: kept in the checkpoint's own type
     buffer,  // not trained: kept as float32 whatever the model's dtype
+    unread,  // no forward reads it: only checked, and saved again
   };
 
   Role role = Role::vector;
@@ -58,7 +60,8 @@ concept Module = requires(T& module) {
   std::remove_const_t<T>::each_param(module, [](const std::string&, auto&) {});
 };
 
-// Calls fn(name, parameter) for every parameter below `node`: a Parameter, a module, a vector or an optional of them.
+// Calls fn(name, parameter) for every parameter below `node`: a Parameter, a module, a vector, an optional or a variant
+// of them.
 template <class Node, class Fn>
 void for_each_parameter(Node& node, Fn&& fn, const std::string& prefix = "") {
   if constexpr (std::same_as<std::remove_const_t<Node>, Parameter>) {
@@ -69,6 +72,8 @@ void for_each_parameter(Node& node, Fn&& fn, const std::string& prefix = "") {
     });
   } else if constexpr (requires { node.has_value(); }) {
     if (node.has_value()) for_each_parameter(*node, fn, prefix);
+  } else if constexpr (requires { std::variant_size<std::remove_const_t<Node>>::value; }) {
+    std::visit([&](auto& held) { for_each_parameter(held, fn, prefix); }, node);
   } else {
     for (size_t i = 0; i < node.size(); ++i) for_each_parameter(node[i], fn, prefix + "." + std::to_string(i));
   }

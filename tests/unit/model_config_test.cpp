@@ -109,12 +109,20 @@ TEST(AutoencoderConfig, EveryFieldIsChecked) {
                  read_autoencoder);
 }
 
-TEST(AutoencoderConfig, EncodersThatAreNotThereYetAreUnsupported) {
-  const ModelFolder folder("autoencoder/dinov2");
-  for (const std::string encoder : {"siglip2", "mae"}) {
-    folder.change_config([&](Json& config) { config["encoder_type"] = encoder; });
-    expect_error(ErrorCode::unsupported, {folder / "config.json", encoder, "dinov2"},
-                 [&] { AutoencoderRAE::from_pretrained(folder.path()); });
+TEST(AutoencoderConfig, PatchesAreNoLargerThanTheEncodersOwnPictures) {
+  const std::vector<std::pair<std::string, int64_t>> largest = {{"dinov2", 518}, {"siglip2", 256}, {"mae", 224}};
+  const ScratchFolder scratch;
+  const std::string path = scratch / "config.json";
+  const auto write = [&](const std::string& encoder, int64_t patch) {
+    test::write_json(path,
+                     {{"encoder_type", encoder}, {"encoder_patch_size", patch}, {"encoder_input_size", 2 * patch}});
+  };
+  for (const auto& [encoder, patch] : largest) {
+    write(encoder, patch);
+    EXPECT_EQ(AutoencoderRAEConfig::from_file(path).encoder_type, encoder);
+    write(encoder, patch + 1);
+    expect_error(ErrorCode::format, {path, "encoder_patch_size", std::to_string(patch), encoder},
+                 [&] { AutoencoderRAEConfig::from_file(path); });
   }
 }
 

@@ -103,7 +103,7 @@ TEST_P(AutoencoderFiles, ComeBack) {
   EXPECT_EQ(again.num_parameters(), vae.num_parameters());
 }
 
-INSTANTIATE_TEST_SUITE_P(Encoders, AutoencoderFiles, Values("dinov2", "dinov2_tokens"),
+INSTANTIATE_TEST_SUITE_P(Encoders, AutoencoderFiles, Values("dinov2", "dinov2_tokens", "mae", "siglip2"),
                          [](const auto& info) { return info.param; });
 
 TEST(PipelineFiles, ComeBack) {
@@ -372,6 +372,26 @@ const std::vector<Wrong>& wrong_weights() {
        [](Weights& w) { w["encoder.layernorm.weight"] = Tensor::zeros({128}, DType::float32); },
        ErrorCode::format,
        {"'encoder.layernorm.weight' does not belong"}},
+      {"autoencoder/mae",
+       [](Weights& w) { w["encoder.layernorm.bias"] = Tensor::zeros({64}, DType::float32); },
+       ErrorCode::format,
+       {"'encoder.layernorm.bias' does not belong"}},
+      {"autoencoder/mae",
+       [](Weights& w) {
+         w["encoder.embeddings.position_embeddings"] = Tensor::zeros({1, 257, 64}, DType::float32);
+       },
+       ErrorCode::format,
+       {"'encoder.embeddings.position_embeddings' has the wrong shape", "[1, 257, 64]", "[1, 197, 64]"}},
+      {"autoencoder/siglip2",
+       [](Weights& w) { w.erase("encoder.vision_model.head.attention.in_proj_bias"); },
+       ErrorCode::format,
+       {"'encoder.vision_model.head.attention.in_proj_bias' is missing", "[192]"}},
+      {"autoencoder/siglip2",
+       [](Weights& w) {
+         w["encoder.vision_model.encoder.layers.0.mlp.fc1.bias"] = Tensor::zeros({256}, DType::float32);
+       },
+       ErrorCode::format,
+       {"'encoder.vision_model.encoder.layers.0.mlp.fc1.bias' has the wrong shape", "[256]", "[3072]"}},
       {"autoencoder/dinov2",
        [](Weights& w) {
          w["_latents_mean"] = Tensor::zeros({128, 1, 1}, DType::float32);
