@@ -22,12 +22,14 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from make_upstream_checkpoints import DECODER_FOLDER, DECODERS, STAGE2, STATS
 
 ENCODER = "dinov2-with-registers-base"
+KEPT, STD = "decoder.decoder_pos_embed", "_latents_std"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -39,7 +41,8 @@ def job(name, upstream):
                 [upstream / STAGE2])
     arguments = ["--repo_or_path", str(upstream), "--encoder_type", "dinov2", "--encoder_name_or_path", str(upstream / ENCODER),
                  "--decoder_config_name", name, "--variant", f"{name}_n08"]
-    inputs = [upstream / DECODER_FOLDER / f"{name}_n08" / "model.pt", upstream / ENCODER / "model.safetensors", upstream / STATS]
+    inputs = [upstream / DECODER_FOLDER / f"{name}_n08" / "model.pt", upstream / ENCODER / "model.safetensors",
+              upstream / STATS]
     return "convert_rae_to_diffusers.py", arguments, ["rae", *arguments], inputs
 
 
@@ -105,10 +108,20 @@ def tensors(path):
 
 
 def different(one, two):
-    """Names of the tensors that are not the same in both, bit for bit."""
+    """Names of the tensors that are not the same in both, bit for bit; and what is different on purpose, in words."""
     a, b = tensors(one), tensors(two)
-    return sorted(set(a) ^ set(b)) + [name for name in sorted(set(a) & set(b))
-                                      if a[name][:2] != b[name][:2] or not np.array_equal(a[name][2], b[name][2])]
+    wrong = sorted(set(a) ^ set(b)) + [name for name in sorted(set(a) & set(b))
+                                       if a[name][:2] != b[name][:2] or not np.array_equal(a[name][2], b[name][2])]
+    known = []
+    if KEPT in b and KEPT not in a:
+        wrong.remove(KEPT)
+        known.append(f"raedit keeps the checkpoint's {KEPT}")
+    if STD in wrong and a[STD][:2] == b[STD][:2] == ("F32", b[STD][1]):
+        apart = np.abs(a[STD][2].view(np.int32) - b[STD][2].view(np.int32))
+        if apart.max() == 1:  # torch takes roots from MKL, which does not always round correctly
+            wrong.remove(STD)
+            known.append(f"{STD}: {np.count_nonzero(apart)} of {apart.size} roots differ in the last bit")
+    return wrong, known
 
 
 def bench(name, args):
@@ -129,7 +142,9 @@ def bench(name, args):
                 written[who] = next(output.rglob(WEIGHTS))
             size_out = written["script"].stat().st_size
             if len(written) == 2 and same is None:
-                same = different(written["script"], written["raedit"])
+                # In another process: a child counts its parent's peak as its own, and the files are mapped there.
+                with ProcessPoolExecutor(1) as pool:
+                    same = pool.submit(different, written["script"], written["raedit"]).result()
             for who in commands:
                 shutil.rmtree(args.output / f"{name}-{who}")
             os.sync()
@@ -163,13 +178,14 @@ def main():
     print("|---|---|---|--:|--:|--:|--:|--:|--:|")
     notes = []
     for name in args.only.split(","):
-        wrong = bench(name, args)
-        if wrong is not None:
-            notes.append((name, wrong))
+        result = bench(name, args)
+        if result is not None:
+            notes.append((name, result))
     print()
-    for name, wrong in notes:
-        print(f"{name}: " + (f"DIFFERENT from the script's: {wrong[:5]}" if wrong else "same names, shapes and bits as the script's"))
-    sys.exit(any(wrong for _, wrong in notes))
+    for name, (wrong, known) in notes:
+        print(f"- {name}: " + (f"DIFFERENT from the script's: {wrong[:5]}" if wrong else "names, shapes and bits are the script's")
+              + "".join(f"; {text}" for text in known))
+    sys.exit(any(wrong for _, (wrong, _) in notes))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 
 The third form converts every .pt of a folder with the YAML file CONFIG and writes EXPECTED/NAME.json and the safetensors.
 
-The inputs come from the authors' own classes (RAE a4d18c4: DiTwDDTHead, GeneralDecoder), the results from the two scripts of
+The part rae comes first: the other compares with it. The inputs come from the authors' own classes (RAE a4d18c4: DiTwDDTHead, GeneralDecoder), the results from the two scripts of
 diffusers PR 13231 (head e3d065493c), which run unchanged but for the patches that a case names. Two calls, because of two
 versions of transformers. Stage 1 needs 4.57: 5.x has no SiglipVisionModel.vision_model and other names for MAE's tensors than
 the published files, so that script fails there. RAEDiTPipeline needs a newer huggingface_hub than 4.57 takes.
@@ -21,6 +21,8 @@ cases.json: a list of
     encoder     for rae: the folder with config.json, preprocessor_config.json and weights.recipe.json (below), or a whole one
     layout      "single" | "sharded" | "as_is": how the reader of the recipe writes the encoder
     patches     what was changed in the script for this case
+    kept        of an autoencoder: tensors that raedit takes over from the checkpoint and the script leaves out (diffusers computes
+                decoder_pos_embed itself and ignores it in files); not in `expected`, same form
     computed    tensors that are not in the checkpoint: the reference computes them with its own sine and cosine. Their values are
                 in tables.safetensors, for a comparison with a tolerance.
 
@@ -353,8 +355,20 @@ def tiny_decoder(seed):
     return upstream_decoder(seed, WIDTH, GRID, DECODER_PATCH, DECODER)
 
 
-def tiny_stats(path, **choose):
-    save_stats(path, (WIDTH, GRID, GRID), 78, **choose)
+def tiny_stats(path, choose=lambda mean, var: {"mean": mean, "var": var}):
+    """torch takes float32 roots from MKL, which is off by one in the last place on some processors: variances of which the
+    script's root is the correctly rounded one, so that the expected bits are the same everywhere."""
+
+    def rounded_alike(mean, var):
+        flat, random = var.flatten(), torch.Generator().manual_seed(79)
+        while True:
+            root = torch.sqrt(flat + 1e-5)
+            wrong = root != torch.sqrt((flat + 1e-5).double()).float()
+            if not wrong.any():
+                return choose(mean, var)
+            flat[wrong] = torch.rand(int(wrong.sum()), generator=random) + 0.1
+
+    save_stats(path, (WIDTH, GRID, GRID), 78, rounded_alike)
 
 
 def fill(model):
@@ -477,8 +491,10 @@ def rae_cases(out, folder):
                     write_expectation(out / made[key], value)
                 case["expected"] = made[key]
             made[name] = case["expected"]
+            case["kept"] = kept
             cases.append(case)
 
+        kept = digest({"decoder.decoder_pos_embed": tiny_decoder(21).state_dict()["decoder_pos_embed"]})
         here = "decoders/dinov2/wReg_base/tiny/"
         add("dinov2")
         add("sharded", layout="sharded")
@@ -537,12 +553,13 @@ def pipeline_cases(out, folder):
             known, made = read_json(out / expected["vae"]), expectation(scratch / "whole/vae")
             assert made == known, "the autoencoder of the pipeline is not that of rae_dinov2"
         index = {k: v for k, v in read_json(scratch / "whole/model_index.json").items() if k not in IGNORED}
+    kept = digest({"decoder.decoder_pos_embed": tiny_decoder(21).state_dict()["decoder_pos_embed"]})
     base = ["--repo_or_path", "{data}/pipeline", "--config_path", "configs/pipeline.yaml"]
     return [dict(name="pipeline", command="pipeline", encoder="rae/encoders/dinov2", layout="single",
-                 args=[*base, "--encoder_name_or_path", "{encoder}"], expected=expected),
+                 args=[*base, "--encoder_name_or_path", "{encoder}"], kept=kept, expected=expected),
             dict(name="pipeline_of_stage2", command="pipeline_of_stage2", vae="rae_dinov2", args=[
                  *base, "--vae_model_name_or_path", "{vae}", "--id2label_json_path", "{data}/pipeline/labels.json"],
-                 expected=dict(expected, model_index=index))]
+                 kept=kept, expected=dict(expected, model_index=index))]
 
 
 def convert_folder(folder, config, expected, scripts):
@@ -560,7 +577,7 @@ def main():
     parser.add_argument("out", nargs="?")
     parser.add_argument("--scripts", required=True, help="scripts folder of diffusers PR 13231")
     parser.add_argument("--rae", help="checkout of the authors' RAE repository")
-    parser.add_argument("--part", choices=["rest", "rae"], default="rest", help="the other part of OUT stays as it is")
+    parser.add_argument("--part", choices=["rest", "rae"], default="rest", help="rae first; the other part of OUT stays as it is")
     parser.add_argument("--folder", nargs=3, metavar=("IN", "CONFIG", "EXPECTED"))
     args = parser.parse_args()
     if args.folder:
