@@ -194,8 +194,9 @@ void HubClient::raise_answer(const HttpResponse& response, const ModelName& name
            .what = "cannot reach " + without_query(response.url) + tried,
            .where = where,
            .found = response.failure,
-           .hint = "check the network, https_proxy and HF_ENDPOINT, and run it again to go on; "
-                   "HF_HUB_OFFLINE=1 uses what was downloaded before"});
+           .hint =
+               "check the network, https_proxy, HF_ENDPOINT and (certificates) CURL_CA_BUNDLE, and run it again to go "
+               "on; HF_HUB_OFFLINE=1 uses what was downloaded before"});
   // Without a token, a repository that does not exist is told from a private one by this header alone.
   if (code == "RepoNotFound" || (response.status == 404 && code.empty() && path.empty()))
     raise({.code = ErrorCode::not_found,

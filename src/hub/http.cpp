@@ -297,7 +297,7 @@ HttpResponse HttpClient::send_once(const HttpRequest& request, const std::string
 bool HttpClient::may_follow(HttpResponse& response) const {
   const std::string to = lower(response.location);
   const bool is_safe = to.starts_with("https://") || (to.starts_with("http://") && !response.url.starts_with("https:"));
-  if (!is_safe) response.failure = fmt::format("redirected to {}", without_query(response.location));
+  if (!is_safe) response.failure = fmt::format("a redirect to {} is not followed", without_query(response.location));
   return is_safe;
 }
 

@@ -105,6 +105,7 @@ class HubRepository {
                   .hint = only_cache && did_you_mean(path, all).empty()
                               ? "run it once with the network, without --offline and HF_HUB_OFFLINE"
                               : did_you_mean(path, all)});
+    downloaded_ = true;
     return download_file(*client_, cache_, settings_, progress_, name_, commit_, path);
   }
 
@@ -116,7 +117,12 @@ class HubRepository {
 
   // Last, so that the name stands for a commit whose files are there.
   void write_ref() const {
-    if (client_ && !unreachable_) cache_.write_ref(name_.revision, commit_);
+    if (!client_ || unreachable_) return;
+    try {
+      cache_.write_ref(name_.revision, commit_);
+    } catch (const Error&) {
+      if (downloaded_) throw;  // else: a cache that has everything may be one that cannot be written
+    }
   }
 
   std::mutex mutex;
@@ -143,6 +149,7 @@ class HubRepository {
   std::optional<HubClient> client_;  // none offline
   std::string commit_;
   std::optional<std::vector<std::string>> listing_;
+  bool downloaded_ = false;
   bool unreachable_ = false;  // it was tried, and the cache has to do
 };
 

@@ -87,6 +87,17 @@ TEST_F(Cache, IsCompletedByADownload) {
   EXPECT_EQ(slurp(snapshot() + "/plain.json"), "[]");
 }
 
+TEST_F(Cache, ThatHasEverythingNeedNotBeWritable) {
+  options.offline = false;
+  download_model("org/name", {}, options);
+  fs::remove_all(storage() + "/refs");
+  spit(storage() + "/refs", "in the way of every ref, for root as well");
+  EXPECT_EQ(download_model("org/name", {}, options), snapshot());
+  EXPECT_EQ(hub::Repository::open("org/name", options).fetch("model.pt"), snapshot() + "/model.pt");
+  fs::remove(snapshot() + "/model.pt");
+  expect_error(ErrorCode::io, {"/refs"}, [&] { download_model("org/name", {}, options); });
+}
+
 TEST_F(Cache, WithABrokenRefIsAsIfItWereEmpty) {
   write_as_huggingface_hub();
   for (const std::string& ref :

@@ -120,6 +120,33 @@ TEST_F(Download, FollowsARenamedRepository) {
   EXPECT_EQ(slurp(snapshot() + "/model.pt"), hub.large["model.pt"]);
 }
 
+TEST_F(Download, FollowsAMirrorToTheHubWithoutTheToken) {
+  const HttpServer mirror([&](const Request& request) {
+    EXPECT_EQ(request.header("authorization"), "Bearer hf_of_the_mirror");
+    return Reply{.status = 308, .headers = {{"Location", hub.url() + request.target}}};
+  });
+  options.endpoint = mirror.url();
+  options.token = "hf_of_the_mirror";
+  EXPECT_EQ(download_model("org/name", {}, options), snapshot());
+  for (const Request& request : hub.hub_requests()) EXPECT_EQ(request.header("authorization"), "") << request.target;
+  expect_nothing_half_written();
+}
+
+TEST_F(Download, GoesThroughAProxy) {
+  const std::string address = "http://hub.invalid:8080";
+  const HttpServer proxy([&](Request request) {
+    EXPECT_TRUE(request.target.starts_with(address + "/")) << request.target;
+    request.target.erase(0, address.size());
+    return hub.answer_hub(request);
+  });
+  environment.set("http_proxy", proxy.url());
+  options.endpoint = address;
+  EXPECT_EQ(download_model("org/name", {"*.json"}, options), snapshot());
+  EXPECT_EQ(proxy.requests().size(), 1 + 2 * 3u);
+  EXPECT_TRUE(hub.hub_requests().empty());
+  expect_nothing_half_written();
+}
+
 TEST_F(Download, PinsARevision) {
   EXPECT_EQ(download_model("org/name@" + hub.commit, {"*.json"}, options), snapshot());
   EXPECT_FALSE(fs::exists(storage() + "/refs")) << "a commit needs no ref";

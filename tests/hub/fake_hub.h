@@ -121,7 +121,6 @@ class FakeHub {
     return {.headers = {{"Content-Type", "application/json"}}, .body = answer.dump()};
   }
 
- private:
   Reply answer_hub(const Request& request) {
     if (on_hub)
       if (auto reply = on_hub(request)) return *reply;
@@ -146,6 +145,7 @@ class FakeHub {
     return error(404, "EntryNotFound");
   }
 
+ private:
   Reply answer_cdn(const Request& request) {
     EXPECT_EQ(request.header("authorization"), "") << "the token went to another host";
     if (on_cdn)

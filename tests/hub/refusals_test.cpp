@@ -164,7 +164,7 @@ TEST_F(Refusals, RedirectsThatLeadNowhereGood) {
   for (const std::string& to : {"file://" + (scratch / "secret"), std::string("ftp://127.0.0.1/x"),
                                 std::string("gopher://127.0.0.1/x"), std::string("FILE:///etc/passwd")}) {
     answer("GET", weights, {.status = 302, .headers = {{"Location", to}}});
-    expect_refusal(ErrorCode::io, {"redirected to", weights});
+    expect_refusal(ErrorCode::io, {"a redirect to", "not followed", weights});
   }
   answer("GET", "/api/models", {.status = 302, .headers = {{"Location", "/api/models/org/name/revision/main"}}});
   expect_refusal(ErrorCode::io, {"redirects"});
