@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "raedit/dtype.h"
+#include "raedit/error.h"
 #include "raedit/export.h"
 #include "raedit/hub.h"
 #include "raedit/pretrained.h"
@@ -111,6 +112,7 @@ RAEDIT_API ConvertReport convert_export(const ConvertExportOptions& options, con
 // Error(not_found); generating does without.
 struct UpstreamPipeline {
   RAEDiTPipeline pipeline;
+  std::optional<RAEDiT2DModel> guide_transformer;  // of a YAML that asks for autoguidance
   std::string config_path;
   std::vector<std::string> notes;
   // What its YAML samples with.

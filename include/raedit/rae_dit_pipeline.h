@@ -25,7 +25,10 @@ enum class OutputType {
 
 struct RAEDiTPipelineArguments {
   std::vector<int64_t> class_labels;
-  double guidance_scale = 1.0;  // classifier-free guidance above 1
+  double guidance_scale = 1.0;  // guidance above 1: classifier-free, or by guide_transformer
+  // Autoguidance (Karras et al., 2406.02507): a weaker model of the same latents and classes, given the same class,
+  // stands where classifier-free guidance has the model without a class. As upstream's forward_with_autoguidance.
+  const RAEDiT2DModel* guide_transformer = nullptr;
   // Guidance acts where guidance_start <= t <= guidance_end; t runs from 1 (noise) to 0 (data).
   double guidance_start = 0.0;
   double guidance_end = 1.0;

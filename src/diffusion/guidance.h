@@ -7,7 +7,8 @@
 
 namespace raedit {
 
-// uncond + scale * (cond - uncond), in this order. Both [B,...] of one shape and dtype.
+// uncond + scale * (cond - uncond), in this order. Both [B,...] of one shape and dtype. For autoguidance uncond is what
+// the weaker model says.
 Tensor classifier_free_guidance(Context& ctx, const Tensor& cond, const Tensor& uncond, double scale);
 
 // Whether `t`, the model's time in [0,1], lies in [start, end], both ends included. Outside, the conditional output

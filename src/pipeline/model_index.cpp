@@ -29,4 +29,14 @@ std::map<int64_t, std::string> read_id2label(const Json& index, const std::strin
   return id2label;
 }
 
+Json model_index(const std::map<int64_t, std::string>& id2label) {
+  Json index;
+  index["_class_name"] = "RAEDiTPipeline";
+  for (const auto& [id, label] : id2label) index["id2label"][std::to_string(id)] = label;
+  index["scheduler"] = {"diffusers", "FlowMatchEulerDiscreteScheduler"};
+  index["transformer"] = {"diffusers", "RAEDiT2DModel"};
+  index["vae"] = {"diffusers", "AutoencoderRAE"};
+  return index;
+}
+
 }  // namespace raedit

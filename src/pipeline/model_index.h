@@ -13,4 +13,7 @@ namespace raedit {
 // every value a string. `path` is for messages.
 std::map<int64_t, std::string> read_id2label(const Json& index, const std::string& path);
 
+// The index of a RAEDiTPipeline with these names.
+Json model_index(const std::map<int64_t, std::string>& id2label);
+
 }  // namespace raedit

@@ -34,6 +34,17 @@ void check_guidance(const RAEDiTPipelineArguments& a, const RAEDiT2DModelConfig&
                 .what = "the guidance interval is not one",
                 .found = fmt::format("guidance_start {} and guidance_end {}", a.guidance_start, a.guidance_end),
                 .expected = "0 <= guidance_start <= guidance_end <= 1"});
+  if (a.guide_transformer != nullptr) {
+    const RAEDiT2DModelConfig& guide = a.guide_transformer->config();
+    const auto describe = [](const RAEDiT2DModelConfig& c) {
+      return fmt::format("latents [{0}, {1}, {1}], {2} classes", c.in_channels, c.sample_size, c.num_classes);
+    };
+    RAEDIT_CHECK(describe(guide) == describe(config), {.code = ErrorCode::invalid_argument,
+                                                       .what = "guide_transformer does not fit the transformer",
+                                                       .found = describe(guide),
+                                                       .expected = describe(config)});
+    return;
+  }
   RAEDIT_CHECK(a.guidance_scale == 1.0 || config.has_null_class(),
                {.code = ErrorCode::invalid_argument,
                 .what = "this model has no null class, which classifier-free guidance needs",
@@ -117,12 +128,17 @@ Tensor prepare_latents(const RAEDiTPipelineArguments& a, int64_t count, const RA
   return a.latents.to(DType::float32);
 }
 
-// The velocity at time t, guided where guidance acts. Outside its interval the null half is not even computed.
+// The velocity at time t, guided where guidance acts. Outside its interval the other half is not even computed.
 Tensor predict(Context& ctx, const RAEDiT2DModel& model, const Tensor& latents, float t, const Tensor& labels,
                const RAEDiTPipelineArguments& a) {
   const int64_t count = latents.dim(0);
   const bool guided = a.guidance_scale > 1.0 && guidance_active(t, a.guidance_start, a.guidance_end);
-  if (!guided) return model.forward(ctx, latents, Tensor::full({count}, t), labels);
+  if (!guided || a.guide_transformer != nullptr) {
+    const Tensor time = Tensor::full({count}, t);
+    const Tensor v = model.forward(ctx, latents, time, labels);
+    if (!guided) return v;
+    return classifier_free_guidance(ctx, v, a.guide_transformer->forward(ctx, latents, time, labels), a.guidance_scale);
+  }
   const Tensor null_labels = Tensor::empty({count}, DType::int64);
   for (int64_t i = 0; i < count; ++i) null_labels.data<int64_t>()[i] = model.config().num_classes;
   const Tensor both_labels = Tensor::empty({2 * count}, DType::int64);

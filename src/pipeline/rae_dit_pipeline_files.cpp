@@ -111,15 +111,8 @@ void RAEDiTPipeline::save_pretrained(const std::string& folder, const SaveOption
   transformer_.save_pretrained((root / "transformer").string(), options);
   vae_.save_pretrained((root / "vae").string(), options);
   scheduler_.save_pretrained((root / "scheduler").string());
-  Json index;
-  index["_class_name"] = "RAEDiTPipeline";
-  if (!id2label_.empty())
-    for (const auto& [id, label] : id2label_) index["id2label"][std::to_string(id)] = label;
-  index["scheduler"] = {"diffusers", "FlowMatchEulerDiscreteScheduler"};
-  index["transformer"] = {"diffusers", "RAEDiT2DModel"};
-  index["vae"] = {"diffusers", "AutoencoderRAE"};
   // Last: a folder without it is not a pipeline yet.
-  write_file((root / kIndexName).string(), index.dump(2) + "\n");
+  write_file((root / kIndexName).string(), model_index(id2label_).dump(2) + "\n");
 }
 
 }  // namespace raedit

@@ -1,0 +1,76 @@
+// A checkpoint under other names: every tensor of the result is put together from rows of tensors of the source, when
+// it is asked for. Nothing is copied but what is joined.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "io/weight_set.h"
+
+namespace raedit::convert {
+
+// Part `part` of `parts` equal parts of the source's rows (its first dimension); all of them by default.
+struct Piece {
+  std::string source;
+  int part = 0;
+  int parts = 1;
+};
+
+// The pieces, one below the other.
+struct Recipe {
+  std::string name;
+  std::vector<Piece> pieces;
+};
+
+class TranslatedWeights final : public WeightSet {
+ public:
+  // Throws Error(format) for a name that two recipes make, for rows that do not divide into the parts, and for pieces
+  // that do not fit together; Error(not_found) for a source that is not there.
+  TranslatedWeights(std::shared_ptr<const WeightSet> source, std::vector<Recipe> recipes);
+
+  const std::string& path() const override { return source_->path(); }
+  const std::vector<std::string>& names() const override { return names_; }
+  bool contains(std::string_view name) const override { return entries_.find(name) != entries_.end(); }
+  const TensorInfo& info(std::string_view name) const override { return entry(name).info; }
+  Tensor tensor(std::string_view name) const override;
+  const std::string& file_of(std::string_view name) const override;
+  void drop_pages(std::string_view name) const override;
+
+ private:
+  struct Entry {
+    Recipe recipe;
+    TensorInfo info;
+  };
+  const Entry& entry(std::string_view name) const;
+  TensorInfo info_of(const Recipe& recipe) const;
+
+  std::shared_ptr<const WeightSet> source_;
+  std::vector<std::string> names_;
+  std::map<std::string, Entry, std::less<>> entries_;
+};
+
+// Several checkpoints as one. The first one's path stands for all.
+class JoinedWeights final : public WeightSet {
+ public:
+  // Throws Error(format) for a name that comes twice.
+  explicit JoinedWeights(std::vector<std::shared_ptr<const WeightSet>> parts);
+
+  const std::string& path() const override { return parts_.front()->path(); }
+  const std::vector<std::string>& names() const override { return names_; }
+  bool contains(std::string_view name) const override { return part_of_.find(name) != part_of_.end(); }
+  const TensorInfo& info(std::string_view name) const override { return part(name).info(name); }
+  Tensor tensor(std::string_view name) const override { return part(name).tensor(name); }
+  const std::string& file_of(std::string_view name) const override { return part(name).file_of(name); }
+  void drop_pages(std::string_view name) const override { part(name).drop_pages(name); }
+
+ private:
+  const WeightSet& part(std::string_view name) const;
+
+  std::vector<std::shared_ptr<const WeightSet>> parts_;
+  std::vector<std::string> names_;
+  std::map<std::string, size_t, std::less<>> part_of_;
+};
+
+}  // namespace raedit::convert
