@@ -22,7 +22,6 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,14 @@ from make_upstream_checkpoints import DECODER_FOLDER, DECODERS, STAGE2, STATS
 
 ENCODER = "dinov2-with-registers-base"
 KEPT, STD = "decoder.decoder_pos_embed", "_latents_std"
+# A child's ru_maxrss starts from its parent's peak, so the parent must be small.
+LAUNCHER = """
+import os, sys, time
+start = time.perf_counter()
+child = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)])
+_, status, usage = os.wait4(child, 0)
+print([os.waitstatus_to_exitcode(status), time.perf_counter() - start, usage.ru_maxrss])
+"""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -72,15 +79,12 @@ def timed(command, output):
     """Seconds, seconds with flush, peak RSS in MB."""
     log = Path(f"{output}.log")
     with open(log, "wb") as file:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit {process.returncode}\n{log.read_text()[-2000:]}")
+        done = subprocess.run([sys.executable, "-S", "-c", LAUNCHER, *command], stdout=subprocess.PIPE, stderr=file, check=True)
+    code, seconds, peak_kib = json.loads(done.stdout)
+    if code:
+        raise SystemExit(f"{' '.join(command)}: exit {code}\n{log.read_text()[-2000:]}")
     log.unlink()
-    return seconds, seconds + flush(output), usage.ru_maxrss * 1024 / 1e6
+    return seconds, seconds + flush(output), peak_kib * 1024 / 1e6
 
 
 def copy(files, size, output):
@@ -142,9 +146,7 @@ def bench(name, args):
                 written[who] = next(output.rglob(WEIGHTS))
             size_out = written["script"].stat().st_size
             if len(written) == 2 and same is None:
-                # In another process: a child counts its parent's peak as its own, and the files are mapped there.
-                with ProcessPoolExecutor(1) as pool:
-                    same = pool.submit(different, written["script"], written["raedit"]).result()
+                same = different(written["script"], written["raedit"])
             for who in commands:
                 shutil.rmtree(args.output / f"{name}-{who}")
             os.sync()
