@@ -51,6 +51,24 @@ Size measure(const Json& value) {
   return size;
 }
 
+// yaml-cpp turns the escapes \N and \_ into the bytes 0x85 and 0xa0 alone; in UTF-8, which all else is, 0xc2 precedes
+// them.
+std::string with_whole_characters(const std::string& text) {
+  std::string whole;
+  size_t rest = 0;  // of a character begun
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (rest > 0)
+      --rest;
+    else if (byte == 0x85 || byte == 0xa0)
+      whole += '\xc2';
+    else
+      rest = byte >= 0xf0 ? 3 : byte >= 0xe0 ? 2 : byte >= 0xc0 ? 1 : 0;
+    whole += c;
+  }
+  return whole;
+}
+
 using Members = std::vector<std::pair<std::string, Json>>;
 
 class Builder : public YAML::EventHandler {
@@ -71,7 +89,8 @@ class Builder : public YAML::EventHandler {
   void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override { scalar(mark, anchor, nullptr, false); }
 
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                const std::string& text) override {
+                const std::string& escaped) override {
+    const std::string text = with_whole_characters(escaped);
     budget_.spend(0, text.size(), where_);
     if (tag == "?" || tag.empty()) return scalar(mark, anchor, resolve(mark, text), text == "<<");
     scalar(mark, anchor, tag == "!" ? Json(text) : io::tagged_yaml_scalar(tag, text, place_of(where_, mark)), false);

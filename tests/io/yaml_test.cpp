@@ -82,6 +82,13 @@ TEST(Yaml, AnExclamationMarkAloneMakesAString) {
   EXPECT_EQ(parse("a: ! 12")["a"], "12");
 }
 
+TEST(Yaml, EscapesAreUtf8) {
+  const Json value = parse("\"k\\_\": \"\xc3\xa4\\N\\_\\x85\\xe0\\N\xe2\x82\xac\\L\\U0001F600\\_\"");
+  EXPECT_EQ(value.begin().key(), "k\xc2\xa0");
+  EXPECT_EQ(value.begin().value(), Json("\xc3\xa4\xc2\x85\xc2\xa0\xc2\x85\xc3\xa0\xc2\x85\xe2\x82\xac\xe2\x80\xa8"
+                                        "\xf0\x9f\x98\x80\xc2\xa0"));
+}
+
 TEST(Yaml, AnEmptyDocumentIsNull) {
   EXPECT_TRUE(parse("").is_null());
   EXPECT_TRUE(parse("# nothing\n").is_null());
