@@ -1,6 +1,7 @@
 // write_torch: the zip as torch lays it out, the pickle byte for byte, and nothing half done.
 #include "io/torch_write.h"
 
+#include "io/torch_archive.h"
 #include "io_test_util.h"
 #include "zip_bytes.h"
 
@@ -79,6 +80,28 @@ TEST(WriteTorch, LaysOutTheRecordsAsTorchDoes) {
     EXPECT_EQ(records.back().content.size(), 40u);
     EXPECT_EQ(records.back().content.find_first_not_of("0123456789"), std::string::npos);
   }
+}
+
+TEST(WriteTorch, IsReadBack) {
+  const ScratchFolder folder;
+  const NamedTensors tensors = every_dtype_and_shape();
+  for (const uint64_t zip64_from : {uint64_t{ZipWriter::kZip64From}, uint64_t{20'000}, uint64_t{0}})
+    for (const std::string key : {"", "model", "größe"}) {
+      write_torch(folder / "a.pt", sources_of(tensors), key, zip64_from);
+      const TorchArchive archive = TorchArchive::open(folder / "a.pt");
+      EXPECT_EQ(archive.format(), "zip");
+      EXPECT_EQ(archive.root().size(), key.empty() ? tensors.size() : 1u);
+      const auto weights =
+          state_dict_of(archive, key.empty() ? archive.root() : archive.root().find(key).value(), "a.pt");
+      ASSERT_EQ(weights->names().size(), tensors.size());
+      for (size_t i = 0; i < tensors.size(); ++i) {
+        const auto& [name, tensor] = tensors[i];
+        EXPECT_EQ(weights->names()[i], name);
+        EXPECT_EQ(weights->info(name).dtype, tensor.dtype()) << name;
+        EXPECT_EQ(weights->info(name).shape, tensor.shape()) << name;
+        EXPECT_TRUE(bytes_of(weights->tensor(name)) == bytes_of(tensor)) << name;
+      }
+    }
 }
 
 TEST(WriteTorch, EqualContentIsEqualBytesAndTheFingerprintTellsOthersApart) {
