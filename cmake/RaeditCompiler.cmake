@@ -18,6 +18,6 @@ endif()
 if(RAEDIT_SANITIZE)
   # GCC 12 warns of uninitialised members inside <regex> and std::function once optimisation meets the sanitizers.
   add_compile_options(-fsanitize=${RAEDIT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all
-                      -Wno-maybe-uninitialized)
+                      $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   add_link_options(-fsanitize=${RAEDIT_SANITIZE})
 endif()
