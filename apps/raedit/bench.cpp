@@ -12,7 +12,9 @@
 #include "measure.h"
 #include "model_path.h"
 #include "models/workload.h"
+#include "raedit/convert.h"
 #include "raedit/raedit.h"
+#include "transfer.h"
 #include "values.h"
 
 namespace raedit::cli {
@@ -29,7 +31,7 @@ const char* const kFooter =
 
 struct BenchOptions {
   std::string size = "xl";
-  std::string model;
+  ModelOptions model;
   std::string dtype = "float32";
   std::string device = "cpu";
   int64_t batch = 1;
@@ -77,12 +79,25 @@ Workload random_workload(const BenchOptions& o, DType dtype, const backend::Kern
       [=](Context& ctx, const Tensor& x, const Tensor& t, const Tensor& y) { model->forward(ctx, x, t, y, {}, {}); });
 }
 
+RAEDiT2DModel open_transformer(const ModelOptions& options, DType dtype) {
+  ProgressBar bar(ProgressBar::style_of_stderr(false));
+  const Interrupt interrupt;
+  Transfer transfer(bar, interrupt);
+  HubOptions hub = hub_options(options);
+  hub.progress = transfer.downloads();
+  const FoundModel found = find_model(options, ModelPart::transformer, hub);
+  if (!found.upstream) return RAEDiT2DModel::from_pretrained(found.path + "/transformer", {.dtype = dtype});
+  ConvertPipelineOptions upstream;
+  upstream.repo_or_path = found.path;
+  upstream.config_path = found.config;
+  return open_upstream(upstream, {.dtype = dtype}, hub).pipeline.transformer();
+}
+
 Workload make_workload(const BenchOptions& o, DType dtype, const backend::Kernels& kernels) {
-  if (o.model.empty() && o.size != "bundled") return random_workload(o, dtype, kernels);
-  const std::string folder = find_model(o.model);
-  const auto model = RAEDiT2DModel::from_pretrained(folder + "/transformer", {.dtype = dtype});
+  if (o.model.model.empty() && o.size != "bundled") return random_workload(o, dtype, kernels);
+  const RAEDiT2DModel model = open_transformer(o.model, dtype);
   return transformer_workload(
-      folder, model.config(), o.batch,
+      o.model.model.empty() ? o.size : o.model.model, model.config(), o.batch,
       [=](Context& ctx, const Tensor& x, const Tensor& t, const Tensor& y) { model.forward(ctx, x, t, y); });
 }
 
@@ -140,7 +155,8 @@ Command add_bench(CLI::App& program) {
   auto* size = app->add_option("--size", options->size, "s, xl, decoder-xl, encoder-b or bundled")
                    ->capture_default_str()
                    ->check(one_of({"s", "xl", "decoder-xl", "encoder-b", "bundled"}));
-  app->add_option("--model", options->model, "time the transformer of this model folder instead")->excludes(size);
+  add_model_options(*app, options->model, "time the transformer of this model instead");
+  app->get_option("--model")->excludes(size);
   app->add_option("--dtype", options->dtype, "float32 or bfloat16")
       ->capture_default_str()
       ->check(one_of({"float32", "bfloat16"}));

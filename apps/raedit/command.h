@@ -20,6 +20,7 @@ Command add_generate(CLI::App& program);
 Command add_labels(CLI::App& program);
 Command add_info(CLI::App& program);
 Command add_reconstruct(CLI::App& program);
+Command add_convert(CLI::App& program);
 Command add_compare(CLI::App& program);
 Command add_bench(CLI::App& program);
 

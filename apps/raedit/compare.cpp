@@ -1,4 +1,4 @@
-// raedit compare: two safetensors files, tensor by tensor.
+// raedit compare: two files of tensors, tensor by tensor.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 #include "command.h"
 #include "core/json.h"
 #include "difference.h"
-#include "io/safetensors.h"
+#include "io/weight_folder.h"
 #include "values.h"
 
 namespace raedit::cli {
@@ -22,6 +22,7 @@ const char* const kFooter =
     "\n"
     "Examples:\n"
     "  raedit compare ours.safetensors reference.safetensors --atol 2e-5\n"
+    "  raedit compare stage2_model.pt exported/stage2_model.pt\n"
     "  raedit compare a.safetensors b.safetensors --rtol 1e-5 --json";
 
 struct CompareOptions {
@@ -44,8 +45,7 @@ std::string describe(const TensorInfo& info) {
   return fmt::format("{} {}", name_of(info.dtype), info.shape.str());
 }
 
-Row compare_one(const std::string& name, const SafetensorsFile& a, const SafetensorsFile& b,
-                const Tolerance& tolerance) {
+Row compare_one(const std::string& name, const WeightSet& a, const WeightSet& b, const Tolerance& tolerance) {
   Row row{name, "", "", "", {}};
   if (a.contains(name)) row.type_a = describe(a.info(name));
   if (b.contains(name)) row.type_b = describe(b.info(name));
@@ -120,8 +120,8 @@ void print_table(const std::vector<Row>& rows) {
 }
 
 int run_compare(const CompareOptions& options) {
-  const SafetensorsFile a = SafetensorsFile::open(options.a);
-  const SafetensorsFile b = SafetensorsFile::open(options.b);
+  const std::shared_ptr<const WeightSet> file_a = open_weight_file(options.a), file_b = open_weight_file(options.b);
+  const WeightSet &a = *file_a, &b = *file_b;
   std::set<std::string> names(a.names().begin(), a.names().end());
   names.insert(b.names().begin(), b.names().end());
   std::vector<Row> rows;
@@ -141,8 +141,10 @@ int run_compare(const CompareOptions& options) {
 
 Command add_compare(CLI::App& program) {
   auto options = std::make_shared<CompareOptions>();
-  CLI::App* app = program.add_subcommand("compare", "Compare two .safetensors files, tensor by tensor");
-  app->add_option("A", options->a, "a .safetensors file")->required()->type_name("");
+  CLI::App* app = program.add_subcommand("compare", "Compare two files of tensors, tensor by tensor");
+  app->add_option("A", options->a, "a .safetensors file, or a torch file that is a dict of tensors")
+      ->required()
+      ->type_name("");
   app->add_option("B", options->b, "the one to compare it with")->required()->type_name("");
   app->add_option("--atol", options->tolerance.atol, "allowed absolute difference (default 0)")
       ->type_name("X")

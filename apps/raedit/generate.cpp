@@ -16,10 +16,11 @@
 #include "io/png_codec.h"
 #include "latents_file.h"
 #include "measure.h"
-#include "model_path.h"
 #include "output.h"
 #include "progress_bar.h"
+#include "raedit/convert.h"
 #include "raedit/rae_dit_pipeline.h"
+#include "transfer.h"
 #include "version.h"
 
 namespace raedit::cli {
@@ -31,6 +32,9 @@ const char* const kFooter =
     "\n"
     "Files: .npy and .npz hold float32 [N,H,W,3] in [0,1] (npz: images, class_labels, seeds); .safetensors\n"
     "holds images [N,3,H,W] float32 in [0,1], latents [N,C,h,w] and class_labels.\n"
+    "\n"
+    "A folder of upstream's (torch checkpoints and a YAML) runs as it is, with the steps and the guidance of its YAML\n"
+    "unless options say otherwise.\n"
     "\n"
     "Examples:\n"
     "  raedit generate --label cat-face --seed 42 --output cat.png\n"
@@ -45,10 +49,12 @@ struct PhaseSeconds {
 
 // One run of the command, from options to files.
 struct Generation {
-  const GenerateOptions& options;
+  GenerateOptions options;
   Output output;
-  std::string model;
-  Tensor latents;  // given noise; undefined when it is drawn from seeds
+  FoundModel model;
+  std::vector<std::string> notes;
+  std::optional<RAEDiT2DModel> guide;  // guides instead of the class that is none
+  Tensor latents;                      // given noise; undefined when it is drawn from seeds
   std::vector<Picture> pictures;
   PhaseSeconds seconds;
 };
@@ -112,7 +118,7 @@ std::vector<int64_t> class_of_each_picture(const Generation& g, const RAEDiTPipe
   std::vector<int64_t> each;
   for (const int64_t id : classes) each.insert(each.end(), static_cast<size_t>(o.count), id);
   if (!classes.empty()) return each;
-  const int64_t count = g.latents.defined() && !o.count_given ? g.latents.dim(0) : o.count;
+  const int64_t count = g.latents.defined() && !o.given.count ? g.latents.dim(0) : o.count;
   for (int64_t k = 0; k < count; ++k)
     each.push_back(class_of_seed(static_cast<uint64_t>(o.seed) + static_cast<uint64_t>(k), num_classes));
   return each;
@@ -171,6 +177,7 @@ RAEDiTPipelineArguments arguments_of(const Generation& g, int64_t first, int64_t
   RAEDiTPipelineArguments arguments;
   for (int64_t k = first; k < end; ++k) arguments.class_labels.push_back(g.pictures[static_cast<size_t>(k)].class_id);
   arguments.guidance_scale = o.guidance;
+  if (g.guide) arguments.guide_transformer = &*g.guide;
   arguments.guidance_start = o.guidance_start;
   arguments.guidance_end = o.guidance_end;
   arguments.num_inference_steps = o.steps;
@@ -205,8 +212,7 @@ Results sample(Generation& g, const RAEDiTPipeline& pipeline, Context& ctx, int6
 RequestInfo request_info(const Generation& g) {
   const GenerateOptions& o = g.options;
   const std::string latents = o.latents.empty() ? "" : std::filesystem::path(o.latents).filename().string();
-  return {
-      as_utf8(model_name(g.model)), as_utf8(latents), o.steps, o.guidance, o.guidance_start, o.guidance_end, o.dtype};
+  return {as_utf8(g.model.name), as_utf8(latents), o.steps, o.guidance, o.guidance_start, o.guidance_end, o.dtype};
 }
 
 Json to_json(const Generation& g, const Context& ctx, const std::vector<std::string>& paths) {
@@ -217,7 +223,7 @@ Json to_json(const Generation& g, const Context& ctx, const std::vector<std::str
     ids.push_back(picture.class_id);
     seeds.push_back(picture.seed);
   }
-  Json json{{"command", "generate"}, {"version", kVersion}, {"model", g.model}, {"pictures", g.pictures.size()}};
+  Json json{{"command", "generate"}, {"version", kVersion}, {"model", g.model.path}, {"pictures", g.pictures.size()}};
   json["labels"] = labels;
   json["class_ids"] = ids;
   if (o.latents.empty())
@@ -226,6 +232,7 @@ Json to_json(const Generation& g, const Context& ctx, const std::vector<std::str
     json["latents"] = o.latents;
   json["steps"] = o.steps;
   json["guidance"] = o.guidance;
+  json["guidance_by"] = g.guide ? "guide_transformer" : "null class";
   json["guidance_start"] = o.guidance_start;
   json["guidance_end"] = o.guidance_end;
   json["batch_size"] = o.batch_size;
@@ -238,18 +245,62 @@ Json to_json(const Generation& g, const Context& ctx, const std::vector<std::str
       {"load", s.load}, {"sample", s.sample}, {"decode", s.decode}, {"write", s.write}, {"total", s.total}};
   json["images_per_second"] = static_cast<double>(g.pictures.size()) / (s.sample + s.decode);
   json["peak_memory_bytes"] = peak_memory_bytes();
+  json["notes"] = g.notes;
   json["outputs"] = paths;
   return json;
 }
 
-RAEDiTPipeline load(Generation& g, ProgressBar& bar) {
+// What upstream's YAML samples with, unless the command line says otherwise.
+void take_defaults(GenerateOptions& o, const UpstreamPipeline& upstream, std::vector<std::string>& notes) {
+  std::string taken;
+  const auto take = [&](bool given, auto& value, auto from, const char* name) {
+    if (given) return;
+    value = from;
+    taken += fmt::format(" {} {}", name, from);
+  };
+  take(o.given.steps, o.steps, upstream.num_inference_steps, "--steps");
+  take(o.given.guidance, o.guidance, upstream.guidance_scale, "--guidance");
+  take(o.given.guidance_start, o.guidance_start, upstream.guidance_start, "--guidance-start");
+  take(o.given.guidance_end, o.guidance_end, upstream.guidance_end, "--guidance-end");
+  if (!taken.empty()) notes.push_back(upstream.config_path + " says" + taken);
+}
+
+RAEDiTPipeline load_upstream(Generation& g, const LoadOptions& load_options, const HubOptions& hub) {
+  ConvertPipelineOptions options;
+  options.repo_or_path = g.model.path;
+  options.config_path = g.model.config;
+  UpstreamPipeline upstream = open_upstream(options, load_options, hub);
+  g.notes = upstream.notes;
+  g.guide = upstream.guide_transformer;
+  take_defaults(g.options, upstream, g.notes);
+  check_generate_options(g.options);
+  return std::move(upstream.pipeline);
+}
+
+// --guide is a folder, or the name of one inside the model's.
+void load_guide(Generation& g, const LoadOptions& load_options) {
+  if (g.options.guide.empty()) return;
+  std::error_code error;
+  const auto inside = std::filesystem::path(g.model.path) / g.options.guide;
+  const bool is_inside = std::filesystem::is_directory(inside, error);
+  g.guide = RAEDiT2DModel::from_pretrained(is_inside ? inside.string() : g.options.guide, load_options);
+}
+
+RAEDiTPipeline load(Generation& g, ProgressBar& bar, const Interrupt& interrupt) {
+  Transfer transfer(bar, interrupt);
+  HubOptions hub = hub_options(g.options.model);
+  hub.progress = transfer.downloads();
+  g.model = find_model(g.options.model, ModelPart::pipeline, hub);
   const Stopwatch watch;
   LoadOptions load_options;
   load_options.dtype = dtype_from_name(g.options.dtype);
   load_options.device = Device::from_name(g.options.device);
-  RAEDiTPipeline pipeline = RAEDiTPipeline::from_pretrained(g.model, load_options);
+  RAEDiTPipeline pipeline = g.model.upstream ? load_upstream(g, load_options, hub)
+                                             : RAEDiTPipeline::from_pretrained(g.model.path, load_options);
+  load_guide(g, load_options);
   g.seconds.load = watch.seconds();
-  bar.say(fmt::format("load {} in {}", g.model, human_seconds(g.seconds.load)));
+  bar.say(fmt::format("load {} in {}", g.model.path, human_seconds(g.seconds.load)));
+  for (const std::string& note : g.notes) bar.say("note: " + note);
   return pipeline;
 }
 
@@ -261,17 +312,18 @@ std::string summary(const Generation& g, const std::vector<std::string>& paths) 
                      human_seconds(s.decode), paths.size() == 1 ? paths[0] : g.output.path);
 }
 
-int run_generate(const GenerateOptions& o) {
+int run_generate(const GenerateOptions& options) {
   const Stopwatch total;
-  check_generate_options(o);
-  Generation g{o};
+  check_generate_options(options);
+  Generation g;
+  g.options = options;
+  const GenerateOptions& o = g.options;
   check_output(g);
   if (!o.latents.empty()) g.latents = load_latents(o.latents);
-  g.model = find_model(o.model);
 
   ProgressBar bar(ProgressBar::style_of_stderr(o.quiet));
   const Interrupt interrupt;
-  const RAEDiTPipeline pipeline = load(g, bar);
+  const RAEDiTPipeline pipeline = load(g, bar, interrupt);
   plan_pictures(g, pipeline);
   interrupt.throw_if_cancelled();
 
@@ -306,8 +358,7 @@ Command add_generate(CLI::App& program) {
   add_generate_options(*app, *options);
   app->footer(kFooter);
   return {app, [app, options] {
-            options->count_given = app->count("--count") > 0;
-            options->seed_given = app->count("--seed") > 0;
+            options->given = given_options(*app);
             return run_generate(*options);
           }};
 }

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include "core/check.h"
-#include "model_path.h"
 #include "values.h"
 
 namespace raedit::cli {
@@ -12,7 +11,7 @@ namespace {
 constexpr int64_t kMostSteps = int64_t{1} << 24;
 
 void add_what(CLI::App& app, GenerateOptions& o) {
-  app.add_option("--model", o.model, kModelOptionHelp)->type_name("DIR");
+  add_model_options(app, o.model);
   app.add_option("--label", o.labels, "class to draw, by name, as often as you like ('raedit labels' lists them)")
       ->type_name("NAME")
       ->allow_extra_args(false);
@@ -26,10 +25,17 @@ void add_what(CLI::App& app, GenerateOptions& o) {
 }
 
 void add_sampling(CLI::App& app, GenerateOptions& o) {
-  app.add_option("--steps", o.steps, "sampling steps (default 50)")->type_name("N")->check(whole_number(1, kMostSteps));
-  app.add_option("--guidance", o.guidance, "classifier-free guidance scale; 1 is none (default 1)")
+  app.add_option("--steps", o.steps, "sampling steps (default 50, or an upstream YAML's)")
+      ->type_name("N")
+      ->check(whole_number(1, kMostSteps));
+  app.add_option("--guidance", o.guidance, "classifier-free guidance scale; 1 is none (default 1, or a YAML's)")
       ->type_name("X")
       ->check(number(1));
+  app.add_option(
+         "--guide", o.guide,
+         "weaker transformer to guide with instead (autoguidance): a folder, or one\ninside the model's, such as "
+         "guide_transformer (default: what an upstream YAML says)")
+      ->type_name("DIR");
   app.add_option("--guidance-start", o.guidance_start, "guidance acts from this time (default 0, the finished picture)")
       ->type_name("T")
       ->check(number(0, 1));
@@ -82,13 +88,18 @@ void add_generate_options(CLI::App& app, GenerateOptions& options) {
   add_result(app, options);
 }
 
+GivenOptions given_options(const CLI::App& app) {
+  return {app.count("--count") > 0,    app.count("--seed") > 0,           app.count("--steps") > 0,
+          app.count("--guidance") > 0, app.count("--guidance-start") > 0, app.count("--guidance-end") > 0};
+}
+
 void check_generate_options(const GenerateOptions& o) {
   RAEDIT_CHECK(o.guidance_start <= o.guidance_end,
                {.code = ErrorCode::invalid_argument,
                 .what = "the guidance interval is reversed",
                 .found = fmt::format("--guidance-start {} and --guidance-end {}", o.guidance_start, o.guidance_end),
                 .expected = "start <= end; time runs from 1 (noise) down to 0 (picture)"});
-  RAEDIT_CHECK(o.latents.empty() || !o.seed_given, {.code = ErrorCode::invalid_argument,
+  RAEDIT_CHECK(o.latents.empty() || !o.given.seed, {.code = ErrorCode::invalid_argument,
                                                     .what = "--seed and --latents exclude each other",
                                                     .hint = "both say what noise to start from"});
 }

@@ -6,23 +6,30 @@
 #include <string>
 #include <vector>
 
+#include "model_path.h"
+
 namespace raedit::cli {
 
 // Of one request: room for every set that people evaluate on.
 inline constexpr int64_t kMostPictures = 1'000'000;
 
+// Which of those that have a default were on the command line.
+struct GivenOptions {
+  bool count = false, seed = false, steps = false, guidance = false, guidance_start = false, guidance_end = false;
+};
+
 struct GenerateOptions {
-  std::string model;
+  ModelOptions model;
+  GivenOptions given;
   std::vector<std::string> labels;
   std::vector<int64_t> class_ids;
   int64_t count = 1;
-  bool count_given = false;
   int64_t steps = 50;
   double guidance = 1.0;
+  std::string guide;
   double guidance_start = 0.0;
   double guidance_end = 1.0;
   int64_t seed = 0;
-  bool seed_given = false;
   std::string latents;
   int64_t batch_size = 8;
   std::string dtype = "float32";
@@ -38,6 +45,7 @@ struct GenerateOptions {
 };
 
 void add_generate_options(CLI::App& app, GenerateOptions& options);
+GivenOptions given_options(const CLI::App& app);
 // What only several options together can get wrong. Throws Error(invalid_argument).
 void check_generate_options(const GenerateOptions& options);
 

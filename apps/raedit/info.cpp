@@ -1,4 +1,4 @@
-// raedit info: what a model folder or a safetensors file is, down to every tensor.
+// raedit info: what a model folder or a file of tensors is, down to every tensor.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,23 +9,28 @@
 #include "core/json.h"
 #include "core/text.h"
 #include "inspect.h"
+#include "model_path.h"
+#include "transfer.h"
 #include "values.h"
 
 namespace raedit::cli {
 namespace {
 
 const char* const kFooter =
-    "PATH is the folder of a pipeline, the folder of one component, or any .safetensors file. No weights are\n"
-    "loaded. Memory is what weights take once converted, and roughly what one picture's activations add; with\n"
-    "guidance, or a batch of several, activations multiply. The exit code is 1 when something could not be loaded.\n"
+    "PATH is the folder of a pipeline, the folder of one component, a folder of upstream's, or any .safetensors or\n"
+    "torch file. No weights are loaded, and nothing in a file is executed. Memory is what weights take once\n"
+    "converted, and roughly what one picture's activations add; with guidance, or a batch of several, activations\n"
+    "multiply. The exit code is 1 when something could not be loaded.\n"
     "\n"
     "Examples:\n"
     "  raedit info models/emoji64\n"
     "  raedit info models/emoji64/transformer --tensors\n"
+    "  raedit info stage2_model.pt --tensors\n"
     "  raedit info pictures.safetensors --json";
 
 struct InfoOptions {
   std::string path;
+  ModelOptions hub;  // where a name is looked for
   bool tensors = false;
   bool json = false;
 };
@@ -47,13 +52,6 @@ std::map<std::string, TypeTotal> totals_by_type(const Component& component) {
   return totals;
 }
 
-// 1234567 -> "1,234,567"
-std::string grouped(int64_t value) {
-  std::string digits = fmt::to_string(value);
-  for (auto i = static_cast<int64_t>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), 1, ',');
-  return digits;
-}
-
 Json shape_json(const Shape& shape) {
   Json json = Json::array();
   for (const int64_t n : shape) json.push_back(n);
@@ -69,6 +67,8 @@ Json to_json(const Component& c, bool with_tensors) {
   Json json{{"name", c.name}, {"kind", c.kind}, {"path", c.path}, {"config", c.config}, {"metadata", c.metadata}};
   json["parameters"] = c.parameters;
   json["buffer_numbers"] = c.buffer_numbers;
+  if (!c.entries.empty()) json["entries"] = Json::array();
+  for (const auto& [name, what] : c.entries) json["entries"].push_back({{"name", name}, {"is", what}});
   json["dtypes"] = Json::object();
   for (const auto& [type, total] : totals_by_type(c))
     json["dtypes"][type] = {{"tensors", total.tensors}, {"numbers", total.numbers}, {"bytes", total.bytes}};
@@ -96,6 +96,13 @@ void print_config(const Component& c) {
     fmt::print(
         "    {:<{}}  {}\n", key, width,
         value.is_string() ? value.get<std::string>() : value.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+void print_entries(const Component& c) {
+  size_t width = 0;
+  for (const auto& [name, what] : c.entries) width = std::max(width, name.size());
+  for (const auto& [name, what] : c.entries)
+    fmt::print("    {:<{}}{}{}\n", name, width, name.empty() ? "" : "  ", what);
 }
 
 std::string describe(const Memory& m) {
@@ -136,6 +143,10 @@ void print_component(const Component& c, bool with_tensors) {
     fmt::print("  config\n");
     print_config(c);
   }
+  if (!c.entries.empty()) {
+    fmt::print("  content\n");
+    print_entries(c);
+  }
   for (const auto& [key, value] : c.metadata) fmt::print("  metadata    {}: {}\n", key, value);
   if (!c.tensors.empty()) print_weights(c, c.float32.has_value());
   if (with_tensors && !c.tensors.empty()) {
@@ -160,8 +171,19 @@ void print_total(const Inspection& inspection) {
   fmt::print("  bfloat16    about {}\n", human_bytes(bf16.weights + bf16.activations));
 }
 
+// A name's files are fetched as `generate` would.
+std::string path_of(const InfoOptions& options) {
+  if (!is_model_name(options.path)) return options.path;
+  ProgressBar bar(ProgressBar::style_of_stderr(options.json));
+  const Interrupt interrupt;
+  Transfer transfer(bar, interrupt);
+  HubOptions hub = hub_options(options.hub);
+  hub.progress = transfer.downloads();
+  return resolve_model(options.path, "", ModelPart::pipeline, hub).path;
+}
+
 int run_info(const InfoOptions& options) {
-  const Inspection inspection = inspect(options.path);
+  const Inspection inspection = inspect(path_of(options));
   const bool broken = std::any_of(inspection.components.begin(), inspection.components.end(),
                                   [](const Component& c) { return !c.problem.empty(); });
   if (options.json) {
@@ -183,10 +205,13 @@ int run_info(const InfoOptions& options) {
 
 Command add_info(CLI::App& program) {
   auto options = std::make_shared<InfoOptions>();
-  CLI::App* app = program.add_subcommand("info", "Say what a model folder or a .safetensors file is");
-  app->add_option("PATH", options->path, "a model folder or a .safetensors file")->required()->type_name("");
+  CLI::App* app = program.add_subcommand("info", "Say what a model folder or a file of tensors is");
+  app->add_option("PATH", options->path, "a model folder, a .safetensors file or a torch file, or org/name[@revision]")
+      ->required()
+      ->type_name("");
   add_switch(*app, "--tensors", options->tensors, "list every tensor: name, type, shape, bytes, role");
   add_switch(*app, "--json", options->json, "print one JSON object");
+  add_hub_options(*app, options->hub);
   app->footer(kFooter);
   return {app, [options] { return run_info(*options); }};
 }

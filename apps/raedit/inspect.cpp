@@ -5,11 +5,17 @@
 #include <algorithm>
 #include <filesystem>
 #include <functional>
+#include <memory>
+#include <set>
 
 #include "core/check.h"
 #include "inspect_model.h"
+#include "inspect_torch.h"
+#include "inspect_upstream.h"
 #include "io/files.h"
 #include "io/safetensors.h"
+#include "io/weight_folder.h"
+#include "raedit/convert.h"
 #include "raedit/flow_match_euler_discrete.h"
 
 namespace raedit::cli {
@@ -44,18 +50,24 @@ Json shortened(const Json& value) {
   return count <= kLongestList ? value : Json(fmt::format("[{}] numbers", shape));
 }
 
+// diffusers' or transformers' word for what this is the config of.
 std::string class_name(const Json& config) {
-  return config.contains("_class_name") && config["_class_name"].is_string() ? config["_class_name"].get<std::string>()
-                                                                             : "";
+  if (config.contains("_class_name") && config["_class_name"].is_string())
+    return config["_class_name"].get<std::string>();
+  if (config.contains("model_type") && config["model_type"].is_string()) return config["model_type"].get<std::string>();
+  return "";
 }
 
-void add_tensors(Component& component, const SafetensorsFile& file) {
-  std::error_code error;
-  component.files.emplace_back(fs::path(file.path()).filename().string(), fs::file_size(file.path(), error));
-  for (const std::string& name : file.names()) {
-    const TensorInfo& info = file.info(name);
+void add_tensors(Component& component, const WeightSet& weights) {
+  std::set<std::string> files{weights.names().empty() ? weights.path() : weights.file_of(weights.names().front())};
+  for (const std::string& name : weights.names()) {
+    const TensorInfo& info = weights.info(name);
+    files.insert(weights.file_of(name));
     component.tensors.push_back({name, std::string(name_of(info.dtype)), info.shape, info.nbytes, ""});
   }
+  std::error_code error;
+  for (const std::string& file : files)
+    component.files.emplace_back(fs::path(file).filename().string(), fs::file_size(file, error));
 }
 
 std::string guess_kind(const SafetensorsFile& file) {
@@ -74,7 +86,7 @@ Component inspect_file(const std::string& path) {
   component.kind = guess_kind(file);
   component.path = path;
   component.metadata = file.metadata();
-  add_tensors(component, file);
+  add_tensors(component, SafetensorsSet(file));
   for (const TensorRow& row : component.tensors) component.parameters += row.shape.numel();
   return component;
 }
@@ -86,6 +98,14 @@ void attempt(Component& component, const std::function<void()>& fill) {
   } catch (const Error& error) {
     if (component.problem.empty()) component.problem = error.what();
   }
+}
+
+// diffusers' name, or transformers' where that is what is there: an encoder.
+std::string weights_base(const fs::path& folder) {
+  for (const char* file :
+       {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"})
+    if (is_file(folder / file)) return "model";
+  return "diffusion_pytorch_model";
 }
 
 Component inspect_component(const fs::path& folder, const std::string& name, const std::string& expected_kind) {
@@ -106,10 +126,10 @@ Component inspect_component(const fs::path& folder, const std::string& name, con
     return component;
   }
   attempt(component, [&] {
-    const SafetensorsSet weights = SafetensorsSet::open(folder.string());
-    component.metadata = weights.metadata();
-    for (const SafetensorsFile& file : weights.shards()) add_tensors(component, file);
-    attempt(component, [&] { describe_model(component, weights); });
+    const std::shared_ptr<const WeightSet> weights = open_weights(folder.string(), weights_base(folder));
+    if (const auto* file = dynamic_cast<const SafetensorsSet*>(weights.get())) component.metadata = file->metadata();
+    add_tensors(component, *weights);
+    attempt(component, [&] { describe_model(component, *weights); });
   });
   return component;
 }
@@ -128,23 +148,35 @@ Inspection inspect_pipeline(const fs::path& folder) {
 
 }  // namespace
 
+std::string grouped(int64_t value) {
+  std::string digits = fmt::to_string(value);
+  for (auto i = static_cast<int64_t>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), 1, ',');
+  return digits;
+}
+
 Inspection inspect(const std::string& path) {
   std::error_code error;
   const fs::path root(path);
   RAEDIT_CHECK(fs::exists(root, error),
                {.code = ErrorCode::not_found, .what = "no such file or folder", .where = path});
   Inspection inspection;
-  if (!fs::is_directory(root, error)) {
+  if (!fs::is_directory(root, error) && is_torch_file(path)) {
+    inspection.components.push_back(inspect_torch_file(path));
+    inspection.kind = "torch file";
+  } else if (!fs::is_directory(root, error)) {
     inspection.components.push_back(inspect_file(path));
     inspection.kind = "safetensors file";
   } else if (is_file(root / "model_index.json")) {
     inspection = inspect_pipeline(root);
+  } else if (!is_file(root / "config.json") && is_upstream_folder(path)) {
+    inspection.components = inspect_upstream(path);
+    inspection.kind = "upstream folder";
   } else {
     RAEDIT_CHECK(is_file(root / "config.json") || is_file(root / "scheduler_config.json"),
                  {.code = ErrorCode::format,
                   .what = "not a model folder",
                   .where = path,
-                  .expected = "model_index.json, config.json or scheduler_config.json in it"});
+                  .expected = "model_index.json, config.json, scheduler_config.json or an upstream YAML in it"});
     inspection.components.push_back(inspect_component(root, "", ""));
     inspection.kind = inspection.components[0].kind;
   }

@@ -1,4 +1,4 @@
-// What is in a model folder or a safetensors file, found out without loading a weight.
+// What is in a model folder, a safetensors file or a torch file, found out without loading a weight.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct TensorRow {
   std::string dtype;
   Shape shape;
   uint64_t bytes = 0;
-  std::string role;  // "matrix", "vector", "table", "buffer", or "" where no model is known
+  std::string role;  // "matrix", "vector", "table", "buffer", "unread", or "" where no model is known
 };
 
 // Bytes to compute in one dtype: weights as they are kept in memory, and activations at batch 1, roughly.
@@ -36,6 +36,7 @@ struct Component {
   std::vector<std::pair<std::string, uint64_t>> files;
   std::vector<TensorRow> tensors;
   std::map<std::string, std::string> metadata;
+  std::vector<std::pair<std::string, std::string>> entries;  // what a torch file or a config names, and what that is
   int64_t parameters = 0;
   int64_t buffer_numbers = 0;
   // Optional tables, and whether the checkpoint brings them (else they are computed).
@@ -51,8 +52,11 @@ struct Inspection {
   std::vector<Component> components;
 };
 
-// Throws Error(not_found) for a path that is not there, Error(format) for one that is no model and no safetensors
-// file. What is wrong with a component lands in its `problem`.
+// 1234567 -> "1,234,567"
+std::string grouped(int64_t value);
+
+// Throws Error(not_found) for a path that is not there, Error(format) for one that is no model and no file of tensors.
+// What is wrong with a component lands in its `problem`.
 Inspection inspect(const std::string& path);
 
 }  // namespace raedit::cli

@@ -1,4 +1,4 @@
-// raedit labels: the classes that a model can draw. Reads model_index.json alone.
+// raedit labels: the classes that a model can draw. Reads model_index.json, or upstream's YAML, alone.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "core/json.h"
 #include "core/text.h"
+#include "inspect_upstream.h"
 #include "io/files.h"
 #include "model_path.h"
 #include "pipeline/model_index.h"
@@ -25,13 +26,14 @@ const char* const kFooter =
     "  raedit labels --model DIR --json";
 
 struct LabelsOptions {
-  std::string model;
+  ModelOptions model;
   std::string filter;
   bool json = false;
 };
 
-std::map<int64_t, std::string> read_labels(const std::string& folder) {
-  const std::string path = (std::filesystem::path(folder) / "model_index.json").string();
+std::map<int64_t, std::string> read_labels(const FoundModel& model, const HubOptions& hub) {
+  if (model.upstream) return upstream_labels(model.path, model.config, hub);
+  const std::string path = (std::filesystem::path(model.path) / "model_index.json").string();
   return read_id2label(parse_json(read_file(path), path), path);
 }
 
@@ -42,8 +44,10 @@ std::string lower(std::string text) {
 }
 
 int run_labels(const LabelsOptions& options) {
-  const std::string model = find_model(options.model);
-  const std::map<int64_t, std::string> all = read_labels(model);
+  const HubOptions hub = hub_options(options.model);
+  const FoundModel found = find_model(options.model, ModelPart::labels, hub);
+  const std::string& model = found.path;
+  const std::map<int64_t, std::string> all = read_labels(found, hub);
   RAEDIT_CHECK(!all.empty(), {.code = ErrorCode::not_found,
                               .what = "this model names no classes",
                               .where = model,
@@ -75,7 +79,7 @@ Command add_labels(CLI::App& program) {
   auto options = std::make_shared<LabelsOptions>();
   CLI::App* app = program.add_subcommand("labels", "List the classes that a model can draw");
   app->add_option("FILTER", options->filter, "only labels that contain this, in any case")->type_name("");
-  app->add_option("--model", options->model, kModelOptionHelp)->type_name("DIR");
+  add_model_options(*app, options->model);
   add_switch(*app, "--json", options->json, "print a JSON array");
   app->footer(kFooter);
   return {app, [options] { return run_labels(*options); }};

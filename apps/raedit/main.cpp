@@ -18,6 +18,7 @@
 #include "interrupt.h"
 #include "print_stderr.h"
 #include "raedit/error.h"
+#include "values.h"
 #include "version.h"
 
 namespace raedit::cli {
@@ -29,6 +30,7 @@ const char* const kFooter =
     "  raedit generate --label drink --count 16 --output drinks.png\n"
     "  raedit labels face\n"
     "  raedit info models/emoji64\n"
+    "  raedit convert pipeline --repo_or_path RAE/ --output_path dit-dh-xl/\n"
     "\n"
     "'raedit COMMAND --help' explains a command. Without --model, a command uses the model that\n"
     "RAEDIT_MODEL_PATH names, or else the bundled one.";
@@ -50,56 +52,69 @@ void keep_standard_streams() {
     if (::fcntl(fd, F_GETFD) < 0) (void)::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
 }
 
-std::vector<std::string> option_names(const CLI::App& app) {
+// In the spelling of `like`, where an option has two.
+std::vector<std::string> option_names(const CLI::App& app, const std::string& like) {
+  const bool dashed = like.find('-', 2) != std::string::npos && like.find('_') == std::string::npos;
   std::vector<std::string> names;
   for (const CLI::Option* option : app.get_options())
-    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    if (const std::vector<std::string>& all = option->get_lnames(); !all.empty())
+      names.push_back("--" + (dashed ? all.back() : all.front()));
+  return names;
+}
+
+std::vector<std::string> command_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(command->get_name());
   return names;
 }
 
 // "unknown option '--stpes' of 'raedit generate'; did you mean '--steps'?"
-std::string describe_extras(CLI::App& program, const std::vector<Command>& commands) {
-  const std::vector<CLI::App*> chosen = program.get_subcommands();
+std::string describe_extras(const CLI::App& program) {
+  const CLI::App* app = &program;
+  std::string of = "raedit";
+  while (!app->get_subcommands().empty()) {
+    app = app->get_subcommands().front();
+    of += " " + app->get_name();
+  }
   const std::vector<std::string> extras = program.remaining(true);
   std::string word = extras.empty() ? "" : extras.front();
   const bool is_option = word.size() > 1 && word[0] == '-';
   if (is_option) word = word.substr(0, word.find('='));
-  const std::string of = chosen.empty() ? "raedit" : "raedit " + chosen.front()->get_name();
-  std::vector<std::string> candidates;
-  std::string kind = "unexpected argument";
-  if (is_option) {
-    kind = "unknown option";
-    candidates = option_names(chosen.empty() ? program : *chosen.front());
-  } else if (chosen.empty()) {
-    kind = "unknown command";
-    for (const Command& command : commands) candidates.push_back(command.app->get_name());
-  }
-  std::string hint = did_you_mean(word, candidates);
+  const std::vector<std::string> commands = command_names(*app);
+  const char* kind = is_option ? "unknown option" : commands.empty() ? "unexpected argument" : "unknown command";
+  std::string hint = did_you_mean(word, is_option ? option_names(*app, word) : commands);
   if (hint.empty()) hint = fmt::format("see '{} --help'", of);
-  return chosen.empty() ? fmt::format("{} '{}'; {}", kind, word, hint)
-                        : fmt::format("{} '{}' of '{}'; {}", kind, word, of, hint);
+  return app == &program ? fmt::format("{} '{}'; {}", kind, word, hint)
+                         : fmt::format("{} '{}' of '{}'; {}", kind, word, of, hint);
+}
+
+// program.help() would explain the command that was parsed.
+std::string help_of(const CLI::App& app, const std::string& name) {
+  return app.get_formatter()->make_help(&app, name, CLI::AppFormatMode::Normal);
 }
 
 Command add_help(CLI::App& program) {
-  auto topic = std::make_shared<std::string>();
-  CLI::App* app = program.add_subcommand("help", "Show this help, or that of a command");
-  app->add_option("COMMAND", *topic, "the command to explain");
-  return {app, [&program, topic] {
-            if (topic->empty()) {
-              // program.help() would explain the command that was parsed: this one.
-              fmt::print("{}", program.get_formatter()->make_help(&program, "raedit", CLI::AppFormatMode::Normal));
-              return kExitOk;
+  auto topic = std::make_shared<std::vector<std::string>>();
+  CLI::App* help = program.add_subcommand("help", "Show this help, or that of a command");
+  help->add_option("COMMAND", *topic, "the command to explain")->expected(0, 2);
+  return {help, [&program, topic] {
+            const CLI::App* app = &program;
+            std::string name = "raedit";
+            for (const std::string& word : *topic) {
+              const std::vector<std::string> names = command_names(*app);
+              if (std::find(names.begin(), names.end(), word) == names.end()) {
+                const std::string of = app == &program ? "" : fmt::format(" of '{}'", name);
+                const std::string hint = did_you_mean(word, names);
+                return complain(fmt::format("unknown command '{}'{}; {}", word, of,
+                                            hint.empty() ? fmt::format("see '{} --help'", name) : hint),
+                                kExitUsage);
+              }
+              app = app->get_subcommand(word);
+              name += " " + word;
             }
-            std::vector<std::string> names;
-            for (const CLI::App* command : program.get_subcommands([](const CLI::App*) { return true; })) {
-              names.push_back(command->get_name());
-              if (names.back() != *topic) continue;
-              fmt::print("{}", command->help("raedit"));
-              return kExitOk;
-            }
-            const std::string hint = did_you_mean(*topic, names);
-            return complain(fmt::format("unknown command '{}'; {}", *topic, hint.empty() ? "see 'raedit help'" : hint),
-                            kExitUsage);
+            fmt::print("{}", help_of(*app, name));
+            return kExitOk;
           }};
 }
 
@@ -109,15 +124,18 @@ int parse_and_run(int argc, char** argv) {
   program.set_version_flag("--version", std::string("raedit ") + kVersion, "Print the version and exit");
   program.set_help_flag("-h,--help", "Print this help and exit");
   program.require_subcommand(0, 1);
+  program.formatter(std::make_shared<OneSpelling>());  // before there are commands, which inherit it
   const std::vector<Command> commands{add_generate(program),    add_labels(program),  add_info(program),
-                                      add_reconstruct(program), add_compare(program), add_bench(program),
-                                      add_help(program)};
+                                      add_reconstruct(program), add_convert(program), add_compare(program),
+                                      add_bench(program),       add_help(program)};
   try {
     program.parse(argc, argv);
-  } catch (const CLI::ExtrasError&) {
-    return complain(describe_extras(program, commands), kExitUsage);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return program.exit(error);  // --help, --version
+    // A misspelt option comes before what is missing because of it.
+    if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr ||
+        (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr && program.remaining_size(true) > 0))
+      return complain(describe_extras(program), kExitUsage);
     return complain(error.what(), kExitUsage);
   }
   for (const Command& command : commands)

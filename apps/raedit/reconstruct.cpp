@@ -20,8 +20,11 @@
 #include "ops/resample.h"
 #include "output.h"
 #include "picture.h"
+#include "progress_bar.h"
 #include "raedit/autoencoder_rae.h"
+#include "raedit/convert.h"
 #include "raedit/image.h"
+#include "transfer.h"
 #include "values.h"
 #include "version.h"
 
@@ -41,7 +44,7 @@ const char* const kFooter =
 
 struct ReconstructOptions {
   std::vector<std::string> images;
-  std::string model;
+  ModelOptions model;
   std::string output;
   std::string dtype = "float32";
   int threads = 0;
@@ -99,6 +102,14 @@ std::string autoencoder_folder(const std::string& model) {
   return fs::is_directory(inner, error) ? inner.string() : model;
 }
 
+AutoencoderRAE open_autoencoder(const FoundModel& model, const LoadOptions& load, const HubOptions& hub) {
+  if (!model.upstream) return AutoencoderRAE::from_pretrained(autoencoder_folder(model.path), load);
+  ConvertPipelineOptions options;
+  options.repo_or_path = model.path;
+  options.config_path = model.config;
+  return open_upstream(options, load, hub).pipeline.vae();
+}
+
 double psnr(const Tensor& result, const Tensor& reference) {
   const std::vector<float> a = result.to_vector<float>(), b = reference.to_vector<float>();
   double sum = 0;
@@ -136,11 +147,16 @@ void load_images(std::vector<Job>& jobs) {
 int run_reconstruct(const ReconstructOptions& o) {
   std::vector<Job> jobs = plan(o);
   load_images(jobs);
-  const std::string model = find_model(o.model);
   const Interrupt interrupt;
+  ProgressBar bar(ProgressBar::style_of_stderr(o.json));
+  Transfer transfer(bar, interrupt);
+  HubOptions hub = hub_options(o.model);
+  hub.progress = transfer.downloads();
+  const FoundModel model = find_model(o.model, ModelPart::autoencoder, hub);
   LoadOptions load;
   load.dtype = dtype_from_name(o.dtype);
-  const AutoencoderRAE vae = AutoencoderRAE::from_pretrained(autoencoder_folder(model), load);
+  const AutoencoderRAE vae = open_autoencoder(model, load, hub);
+  bar.clear();
   ContextOptions options;
   options.threads = o.threads;
   options.cancel = interrupt.token();
@@ -152,7 +168,7 @@ int run_reconstruct(const ReconstructOptions& o) {
   for (Job& job : jobs) {
     interrupt.throw_if_cancelled();
     const PngText text{{"Software", std::string("raedit ") + kVersion},
-                       {"Model", as_utf8(model_name(model))},
+                       {"Model", as_utf8(model.name)},
                        {"Source", as_utf8(fs::path(job.input).filename().string())},
                        {"DType", o.dtype}};
     const double decibels = reconstruct(ctx, vae, job, text);
@@ -173,8 +189,8 @@ Command add_reconstruct(CLI::App& program) {
   auto options = std::make_shared<ReconstructOptions>();
   CLI::App* app = program.add_subcommand("reconstruct", "Encode and decode PNG pictures, and print the PSNR");
   app->add_option("IMAGE", options->images, "PNG files of any size")->required()->type_name("");
-  app->add_option("--model", options->model, "folder of a pipeline or of an autoencoder (default: as for generate)")
-      ->type_name("DIR");
+  add_model_options(*app, options->model,
+                    "a pipeline or an autoencoder, a folder or org/name (default: as for generate)");
   app->add_option("--output", options->output, "a .png, or a folder (default: NAME_reconstructed.png beside NAME.png)")
       ->type_name("PATH");
   app->add_option("--dtype", options->dtype, "float32 or bfloat16 (default float32)")

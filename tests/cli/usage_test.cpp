@@ -22,12 +22,12 @@ TEST_F(UsageTest, HelpNamesEveryCommandAndShowsExamples) {
   const std::string help = expect_success({"help"});
   EXPECT_EQ(expect_success({"--help"}), help);
   for (const char* part :
-       {"generate", "labels", "info", "reconstruct", "compare", "bench", "Examples:", "RAEDIT_MODEL_PATH"})
+       {"generate", "labels", "info", "reconstruct", "convert", "compare", "bench", "Examples:", "RAEDIT_MODEL_PATH"})
     EXPECT_NE(help.find(part), std::string::npos) << part;
 }
 
 TEST_F(UsageTest, EveryCommandHasHelpWithExamples) {
-  for (const std::string command : {"generate", "labels", "info", "reconstruct", "compare", "bench"}) {
+  for (const std::string command : {"generate", "labels", "info", "reconstruct", "convert", "compare", "bench"}) {
     const std::string help = expect_success({command, "--help"});
     EXPECT_NE(help.find("Examples:\n  raedit " + command), std::string::npos) << help;
     EXPECT_NE(help.find("Usage: raedit " + command), std::string::npos) << help;
@@ -38,9 +38,11 @@ TEST_F(UsageTest, EveryCommandHasHelpWithExamples) {
 
 TEST_F(UsageTest, GenerateHelpNamesEveryOption) {
   const std::string help = expect_success({"generate", "--help"});
-  for (const char* option : {"--model", "--label", "--class-id", "--count", "--steps", "--guidance", "--guidance-start",
-                             "--guidance-end", "--seed", "--latents", "--batch-size", "--dtype", "--device",
-                             "--threads", "--output", "--output-type", "--grid", "--json", "--quiet"})
+  for (const char* option :
+       {"--model",       "--config",     "--cache-dir", "--offline",        "--label",        "--class-id",
+        "--count",       "--steps",      "--guidance",  "--guidance-start", "--guidance-end", "--seed",
+        "--latents",     "--batch-size", "--dtype",     "--device",         "--threads",      "--output",
+        "--output-type", "--grid",       "--json",      "--quiet"})
     EXPECT_NE(help.find(std::string(option) + " "), std::string::npos) << option;
 }
 

@@ -1,0 +1,17 @@
+// What is in a file that torch.save wrote, found out without reading a number.
+#pragma once
+
+#include <string>
+
+#include "inspect.h"
+
+namespace raedit::cli {
+
+// By its ending (.pt, .pth, .bin, .ckpt, .pkl), or by what it begins with.
+bool is_torch_file(const std::string& path);
+
+// Its entries, and every tensor under the dotted path of the dicts and lists that it is in: "ema.s_embedder.weight". A
+// pickle is a graph that can be far larger than its file: the walk has a bound, and the result says where it ended.
+Component inspect_torch_file(const std::string& path);
+
+}  // namespace raedit::cli
