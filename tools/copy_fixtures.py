@@ -19,6 +19,7 @@ import shutil
 import safetensors_raw as st
 
 TREES = ["transformer", "autoencoder/dinov2", "autoencoder/dinov2_tokens", "pipeline", "scheduler"]
+FILES = ["upstream_stage2/config.yaml", "upstream_stage2/stage2_model.pt", "upstream_stage2/io.safetensors"]
 
 # Variants whose backward pass has no path of its own, or too much of it: of their gradients, those of small tensors stay (all
 # biases, norms, and the 32x32 and 64x64 matrices), the input's, and what KEEP names. `base` and its like keep every gradient.
@@ -65,6 +66,9 @@ def main():
                     copy_reduced(source, os.path.join(target, name), os.path.basename(folder))
                 else:
                     shutil.copyfile(source, os.path.join(target, name))
+    for name in FILES:
+        os.makedirs(os.path.dirname(os.path.join(args.out, name)), exist_ok=True)
+        shutil.copyfile(os.path.join(args.fixtures, name), os.path.join(args.out, name))
     shutil.copyfile(os.path.join(args.fixtures, "versions.json"), os.path.join(args.out, "versions.json"))
     if args.emoji:
         os.makedirs(os.path.join(args.out, "emoji64"), exist_ok=True)

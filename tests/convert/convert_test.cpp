@@ -79,6 +79,39 @@ TEST_F(Convert, UpstreamAsItIsDrawsWhatTheConvertedFolderDraws) {
   EXPECT_TRUE(same_numbers(converted.images, direct.images));
 }
 
+TEST_F(Convert, TheGuidanceModelGuides) {
+  // A folder whose YAML asks for autoguidance: the guide is converted beside the transformer, and guides.
+  stage2_.config_path = "configs/autoguidance.yaml";
+  convert_stage2(stage2_, output_);
+  const auto guide = RAEDiT2DModel::from_pretrained(output_.output_path + "/guide_transformer");
+  const auto transformer = RAEDiT2DModel::from_pretrained(output_.output_path + "/transformer");
+  convert_pipeline(pipeline_, output_);
+  const RAEDiTPipeline other = RAEDiTPipeline::from_pretrained(output_.output_path);
+  Context ctx;
+  RAEDiTPipelineArguments arguments;
+  arguments.class_labels = {1};
+  arguments.guidance_scale = 1.5;
+  arguments.guide_transformer = &guide;
+  arguments.output_type = OutputType::latent;
+  // The tiny pipeline has other latents than the tiny guide: refused before any work.
+  expect_error(ErrorCode::invalid_argument, {"guide_transformer does not fit"}, [&] { other(ctx, arguments); });
+  EXPECT_EQ(guide.config().in_channels, transformer.config().in_channels);
+}
+
+TEST_F(Convert, AModelThatGuidesItselfChangesNothing) {
+  const UpstreamPipeline upstream = open_upstream(pipeline_);
+  EXPECT_FALSE(upstream.guide_transformer.has_value());
+  Context ctx;
+  RAEDiTPipelineArguments arguments;
+  arguments.class_labels = {1, 3};
+  arguments.num_inference_steps = 3;
+  arguments.output_type = OutputType::latent;
+  const Tensor plain = upstream.pipeline(ctx, arguments).latents;
+  arguments.guide_transformer = &upstream.pipeline.transformer();
+  arguments.guidance_scale = 3.0;  // g + 3 (v - g) with g = v
+  EXPECT_TRUE(same_numbers(upstream.pipeline(ctx, arguments).latents, plain));
+}
+
 TEST_F(Convert, ExportAndBackIsTheSameToTheLastBit) {
   convert_pipeline(pipeline_, output_);
   ConvertOutput exported = output_, again = output_;
