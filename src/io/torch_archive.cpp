@@ -44,8 +44,8 @@ struct Record {
   uint64_t offset = 0;  // in the file; meaningless where they are packed
   uint64_t bytes = 0;
   const ZipEntry* entry = nullptr;  // none in the legacy format
-  std::atomic<bool> checked{false};
-  std::weak_ptr<Storage> storage;  // shared by all tensors that are in use
+  mutable std::atomic<bool> checked{false};
+  mutable std::weak_ptr<Storage> storage;  // under the mutex; shared by all tensors that are in use
 
   Record(uint64_t offset, uint64_t bytes, const ZipEntry* entry) : offset(offset), bytes(bytes), entry(entry) {}
   bool packed() const { return entry != nullptr && !entry->stored; }
@@ -189,13 +189,12 @@ Span TorchArchive::State::span(const PickledTensor& tensor, const Record& record
 void TorchArchive::State::check_crc(const Record& record) const {
   if (record.entry == nullptr || record.checked) return;
   zip->check_crc(*record.entry);
-  const_cast<Record&>(record).checked = true;
+  record.checked = true;
 }
 
 std::shared_ptr<Storage> TorchArchive::State::storage(const Record& record) const {
   const std::lock_guard lock(mutex);
-  auto& shared = const_cast<Record&>(record).storage;
-  if (auto storage = shared.lock()) return storage;
+  if (auto storage = record.storage.lock()) return storage;
   std::shared_ptr<Storage> storage;
   if (record.packed()) {
     storage = zip->inflate(*record.entry);
@@ -207,7 +206,7 @@ std::shared_ptr<Storage> TorchArchive::State::storage(const Record& record) cons
     };
     storage = std::make_shared<Storage>(bytes, record.bytes, release, true);
   }
-  shared = storage;
+  record.storage = storage;
   return storage;
 }
 
