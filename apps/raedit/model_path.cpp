@@ -73,8 +73,20 @@ FoundModel found_upstream(const std::string& folder_or_name, const std::string& 
   return {folder_or_name, true, configs.front(), shown};
 }
 
+// A misspelt path looks like a name.
+hub::Repository open_repository(const std::string& name, const HubOptions& hub) {
+  try {
+    return hub::Repository::open(name, hub);
+  } catch (const Error& error) {
+    ErrorInfo info = error.info();
+    if (!info.hint.empty()) info.hint += "; ";
+    info.hint += "there is no folder of that name here";
+    throw Error(std::move(info));
+  }
+}
+
 FoundModel find_by_name(const std::string& name, const std::string& config, ModelPart part, const HubOptions& hub) {
-  const hub::Repository repository = hub::Repository::open(name, hub);
+  const hub::Repository repository = open_repository(name, hub);
   const bool diffusers = repository.exists("model_index.json") || repository.exists("config.json");
   const std::string shown = name.substr(name.find('/') + 1);
   if (!diffusers || !config.empty()) return found_upstream(name, config, shown, hub);

@@ -18,8 +18,7 @@ class UpstreamTest : public CliTest {
   UpstreamTest() : folder_(path("upstream")) {
     fs::copy(convert_data("pipeline"), folder_, fs::copy_options::recursive);
     for (int i = 0; i < 2; ++i) change_config("'facebook/dinov2-with-registers-base'", "'" + encoder_ + "'");
-    offline_.environment["HF_HUB_OFFLINE"] = "1";
-    offline_.environment["HF_HOME"] = path("no-cache");
+    offline_.environment = {{"HF_HUB_OFFLINE", "1"}, {"HF_HOME", path("no-cache")}};
   }
   Words generate(const std::string& model, const std::string& output, const Words& more = {}) const {
     return merged({"generate", "--model", model, "--class-id", "3", "--count", "2", "--output", output}, more);
@@ -149,13 +148,6 @@ TEST_F(UpstreamTest, ReconstructsAsTheConvertedFolderDoes) {
   expect_success({"convert", "pipeline", "--repo_or_path", folder_, "--output_path", "converted/upstream"}, offline_);
   EXPECT_EQ(expect_success({"reconstruct", "picture.png", "--model", "converted/upstream"}), direct);
   EXPECT_EQ(slurp(path("picture_reconstructed.png")), pixels);
-}
-
-TEST_F(UpstreamTest, ANameIsLookedForInTheCache) {
-  expect_failure(generate("some-org/some-name", "a.png", {"--offline", "--cache-dir", "cache"}), 1,
-                 {"some-org/some-name"}, offline_);
-  expect_failure({"labels", "--model", "some-org/some-name", "--offline"}, 1, {"some-org/some-name"}, offline_);
-  expect_failure({"info", "some-org/some-name", "--offline"}, 1, {"some-org/some-name"}, offline_);
 }
 
 class TorchInfoTest : public CliTest {
