@@ -9,6 +9,7 @@ find_package(yaml-cpp REQUIRED)
 find_package(OpenSSL REQUIRED)
 # Not find_package: libzip's CMake files insist on programs (zipcmp, ...) that libzip-dev does not bring.
 pkg_check_modules(libzip REQUIRED IMPORTED_TARGET libzip)
+pkg_check_modules(libdeflate REQUIRED IMPORTED_TARGET libdeflate)
 if(NOT RAEDIT_BUILD_FUZZERS)  # the fuzzers are below what needs these
   find_package(OpenMP REQUIRED COMPONENTS CXX)
   find_package(CLI11 REQUIRED)

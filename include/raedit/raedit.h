@@ -3,9 +3,11 @@
 
 #include "raedit/autoencoder_rae.h"
 #include "raedit/context.h"
+#include "raedit/convert.h"
 #include "raedit/error.h"
 #include "raedit/flow_match_euler_discrete.h"
 #include "raedit/generator.h"
+#include "raedit/hub.h"
 #include "raedit/image.h"
 #include "raedit/progress.h"
 #include "raedit/rae_dit_pipeline.h"

@@ -58,13 +58,17 @@ std::vector<TensorSource> tensor_sources(const WeightSet& weights, DType dtype, 
   for (const std::string& name : weights.names()) {
     const TensorInfo& info = weights.info(name);
     const DType target = written_dtype(info.dtype, dtype);
-    sources.push_back({name, target, info.shape, [&weights, &progress, last, name, target] {
-                         if (!last->empty()) weights.drop_pages(*last);
-                         *last = name;
-                         Tensor tensor = weights.tensor(name).to(target);
-                         progress.add(tensor.nbytes());
-                         return tensor;
-                       }});
+    const auto piece = [&weights, &progress, last, name, target](int i) {
+      return [&weights, &progress, last, name, target, i] {
+        if (!last->empty()) weights.drop_pages(*last);
+        *last = name;
+        Tensor tensor = weights.piece(name, i).to(target);
+        progress.add(tensor.nbytes());
+        return tensor;
+      };
+    };
+    sources.push_back({name, target, info.shape, piece(0)});
+    for (int i = 1; i < weights.num_pieces(name); ++i) sources.back().below.push_back(piece(i));
   }
   return sources;
 }

@@ -84,6 +84,11 @@ Tensor TranslatedWeights::tensor(std::string_view name) const {
   return joined;
 }
 
+Tensor TranslatedWeights::piece(std::string_view name, int i) const {
+  const Piece& piece = entry(name).recipe.pieces[static_cast<size_t>(i)];
+  return rows(source_->tensor(piece.source), piece);
+}
+
 const std::string& TranslatedWeights::file_of(std::string_view name) const {
   return source_->file_of(entry(name).recipe.pieces.front().source);
 }

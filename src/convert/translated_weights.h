@@ -35,6 +35,8 @@ class TranslatedWeights final : public WeightSet {
   bool contains(std::string_view name) const override { return entries_.find(name) != entries_.end(); }
   const TensorInfo& info(std::string_view name) const override { return entry(name).info; }
   Tensor tensor(std::string_view name) const override;
+  int num_pieces(std::string_view name) const override { return static_cast<int>(entry(name).recipe.pieces.size()); }
+  Tensor piece(std::string_view name, int i) const override;
   const std::string& file_of(std::string_view name) const override;
   void drop_pages(std::string_view name) const override;
 
@@ -62,6 +64,8 @@ class JoinedWeights final : public WeightSet {
   bool contains(std::string_view name) const override { return part_of_.find(name) != part_of_.end(); }
   const TensorInfo& info(std::string_view name) const override { return part(name).info(name); }
   Tensor tensor(std::string_view name) const override { return part(name).tensor(name); }
+  int num_pieces(std::string_view name) const override { return part(name).num_pieces(name); }
+  Tensor piece(std::string_view name, int i) const override { return part(name).piece(name, i); }
   const std::string& file_of(std::string_view name) const override { return part(name).file_of(name); }
   void drop_pages(std::string_view name) const override { part(name).drop_pages(name); }
 

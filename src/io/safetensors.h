@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "io/tensor_bytes.h"
+#include "io/tensor_source.h"
 #include "io/weight_set.h"
 #include "raedit/tensor.h"
 
@@ -76,17 +77,6 @@ class SafetensorsSet final : public WeightSet {
   std::vector<SafetensorsFile> shards_;
   std::vector<std::string> names_;
   std::map<std::string, size_t, std::less<>> shard_of_;
-};
-
-// A tensor to be written, produced when its turn comes, so that one is in memory at a time.
-struct TensorSource {
-  std::string name;
-  DType dtype = DType::float32;
-  Shape shape;
-  std::function<Tensor()> produce;  // must give this dtype and shape; any strides
-
-  static TensorSource of(std::string name, const Tensor& tensor);
-  size_t nbytes() const { return static_cast<size_t>(shape.numel()) * size_of(dtype); }
 };
 
 // The tensors are laid out as the Rust library does (wider dtypes first, then by name), so that equal content is equal

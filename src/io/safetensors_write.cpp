@@ -81,16 +81,8 @@ void write_contents(AtomicFile& file, Sources tensors, const SafetensorsMetadata
   for (size_t i = 0; i < kLengthBytes; ++i) length += static_cast<char>(header.size() >> (8 * i) & 0xff);
   file.write(length);
   file.write(header);
-  for (const TensorSource* source : tensors) {
-    const Tensor tensor = source->produce();
-    RAEDIT_CHECK(tensor.defined() && tensor.dtype() == source->dtype && tensor.shape() == source->shape,
-                 {.code = ErrorCode::internal,
-                  .what = "tensor " + in_quotes(source->name) + " is not what was announced",
-                  .where = path,
-                  .found = fmt::format("{} {}", name_of(tensor.dtype()), tensor.shape().str()),
-                  .expected = fmt::format("{} {}", name_of(source->dtype), source->shape.str())});
-    for_each_chunk(tensor, [&](const void* data, size_t bytes) { file.write(data, bytes); });
-  }
+  for (const TensorSource* source : tensors)
+    stream(*source, path, [&](const void* data, size_t bytes) { file.write(data, bytes); });
 }
 
 Sources pointers_to(const std::vector<TensorSource>& tensors) {
@@ -147,10 +139,6 @@ void remove_stale(const fs::path& folder, const std::string& stem, const std::ar
 }
 
 }  // namespace
-
-TensorSource TensorSource::of(std::string name, const Tensor& tensor) {
-  return {std::move(name), tensor.dtype(), tensor.shape(), [tensor] { return tensor; }};
-}
 
 void write_safetensors(const std::string& path, const std::vector<TensorSource>& tensors,
                        const SafetensorsMetadata& metadata) {

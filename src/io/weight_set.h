@@ -32,6 +32,9 @@ class WeightSet {
   virtual const TensorInfo& info(std::string_view name) const = 0;
   // Of info()'s dtype and shape, any strides; never to be written to. It keeps alive what it looks at.
   virtual Tensor tensor(std::string_view name) const = 0;
+  // The same tensor as rows below rows, where putting it together would be a copy: pieces 0 to num_pieces - 1.
+  virtual int num_pieces(std::string_view) const { return 1; }
+  virtual Tensor piece(std::string_view name, int) const { return tensor(name); }
   // The file that holds the tensor, for messages.
   virtual const std::string& file_of(std::string_view name) const = 0;
   // Lets the tensor's pages leave the resident set, where it lies in a mapped file. They can be read again.

@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 #include <zip.h>
-#include <zlib.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "core/check.h"
 #include "core/text.h"
+#include "io/crc32.h"
 #include "io/safetensors_format.h"
 
 namespace raedit {
@@ -170,10 +170,10 @@ const ZipEntry* ZipArchive::find(std::string_view name) const {
 }
 
 void ZipArchive::check_crc(const ZipEntry& entry) const {
-  uLong crc = crc32_z(0, nullptr, 0);
+  uint32_t crc = 0;
   for (uint64_t done = 0; done < entry.bytes; done += kCrcPiece) {
     const size_t piece = std::min<uint64_t>(kCrcPiece, entry.bytes - done);
-    crc = crc32_z(crc, reinterpret_cast<const Bytef*>(file_->data() + entry.offset + done), piece);
+    crc = crc32(crc, file_->data() + entry.offset + done, piece);
     if (entry.bytes > kBombBytes) file_->drop_pages(entry.offset + done, piece);  // one record can be the whole file
   }
   if (crc != entry.crc)

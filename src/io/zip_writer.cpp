@@ -1,11 +1,11 @@
 #include "io/zip_writer.h"
 
 #include <fmt/format.h>
-#include <zlib.h>
 
 #include <algorithm>
 
 #include "core/check.h"
+#include "io/crc32.h"
 
 namespace raedit {
 namespace {
@@ -37,10 +37,6 @@ constexpr uint16_t kUtf8 = 0x0800, kChecksumBehind = 0x0008;
 constexpr uint16_t kZip64Extra = 0x0001, kPaddingExtra = 0x4246;
 constexpr uint64_t kLocalHeaderBytes = 30;
 
-uint32_t crc_of(uint32_t crc, const void* data, size_t bytes) {
-  return static_cast<uint32_t>(crc32_z(crc, static_cast<const Bytef*>(data), bytes));
-}
-
 }  // namespace
 
 ZipWriter::ZipWriter(const std::string& path, uint64_t zip64_from)
@@ -68,7 +64,7 @@ void ZipWriter::write_local_header(const Entry& entry, std::string_view extra, b
 
 void ZipWriter::add(const std::string& name, uint64_t bytes, const Chunks& chunks) {
   Entry entry{name, kUtf8, 0, bytes, file_.bytes_written()};
-  chunks([&](const void* data, size_t length) { entry.crc = crc_of(entry.crc, data, length); });
+  chunks([&](const void* data, size_t length) { entry.crc = crc32(entry.crc, data, length); });
 
   const bool wide = bytes >= zip64_from_;
   Record extra;
@@ -98,7 +94,7 @@ uint32_t ZipWriter::add_aligned(const std::string& name, uint64_t bytes, const C
     for (size_t at = 0; at < length; at += kPiece) {
       const std::byte* piece = static_cast<const std::byte*>(data) + at;
       const size_t piece_bytes = std::min(kPiece, length - at);
-      entry.crc = crc_of(entry.crc, piece, piece_bytes);
+      entry.crc = crc32(entry.crc, piece, piece_bytes);
       file_.write(piece, piece_bytes);
     }
   });
