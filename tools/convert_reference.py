@@ -26,9 +26,7 @@ cases.json: a list of
     computed    tensors that are not in the checkpoint: the reference computes them with its own sine and cosine. Their values are
                 in tables.safetensors, for a comparison with a tolerance.
 
-weights.recipe.json {tensor: shape} stands for float32 tensors too large to keep. Element i of tensor `name`:
-    z = (fnv1a64(name) + i) * 0x9E3779B97F4A7C15 mod 2^64; z ^= z >> 32; z *= 0xD6E8FEB86659FD93; z ^= z >> 32
-    value = (int(z >> 40) - 2^23) * 2^-26
+weights.recipe.json {tensor: shape} stands for float32 tensors too large to keep: recipe_tensors.py.
 """
 
 import argparse
@@ -53,6 +51,7 @@ import torch
 import yaml
 from make_upstream_checkpoints import (PROCESSORS, decoder_config, encoder_model, save_encoder, save_stats, upstream_decoder,
                                        upstream_dit, use_rae, write_json)
+from recipe_tensors import recipe_tensor
 from safetensors.torch import load_file, save_file
 
 STAGE2_SCRIPT = "convert_rae_stage2_to_diffusers.py"
@@ -332,23 +331,6 @@ def check_interpolation(root):
 
 
 # --- stage 1 ---
-
-
-def fnv1a64(name):
-    value = 0xCBF29CE484222325
-    for byte in name.encode():
-        value = (value ^ byte) * 0x100000001B3 % 2**64
-    return value
-
-
-def recipe_tensor(name, shape):
-    with np.errstate(over="ignore"):
-        z = (np.arange(int(np.prod(shape)), dtype=np.uint64) + np.uint64(fnv1a64(name))) * np.uint64(0x9E3779B97F4A7C15)
-        z ^= z >> np.uint64(32)
-        z *= np.uint64(0xD6E8FEB86659FD93)
-        z ^= z >> np.uint64(32)
-    value = (z >> np.uint64(40)).astype(np.int64) - 2**23
-    return torch.from_numpy((value.astype(np.float32) * np.float32(2.0**-26)).reshape(shape))
 
 
 def tiny_decoder(seed):

@@ -50,6 +50,17 @@ class Convert : public ::testing::Test {
     stage2_.config_path = "configs/base.yaml";
     output_.output_path = scratch_ / "out";
   }
+  // Its decoder is none of the presets.
+  ConvertRaeOptions tiny_rae() const {
+    ConvertRaeOptions rae;
+    rae.repo_or_path = kData + "/rae/repo";
+    rae.encoder_type = "dinov2";
+    rae.encoder_name_or_path = encoder_;
+    rae.variant = "tiny";
+    rae.encoder_input_size = 28;
+    rae.patch_size = 2;
+    return rae;
+  }
   void expect_nothing_written() {
     EXPECT_EQ(scratch_.names(), std::vector<std::string>{"encoder"}) << "something was left behind";
   }
@@ -212,13 +223,7 @@ TEST_F(Convert, NamesTheKeysThatACheckpointHas) {
 }
 
 TEST_F(Convert, SaysWhichDecoderPresetFits) {
-  ConvertRaeOptions rae;
-  rae.repo_or_path = kData + "/rae/repo";
-  rae.encoder_type = "dinov2";
-  rae.encoder_name_or_path = encoder_;
-  rae.variant = "tiny";
-  rae.encoder_input_size = 28;
-  rae.patch_size = 2;
+  ConvertRaeOptions rae = tiny_rae();
   expect_error(ErrorCode::format, {"other sizes", "width 16", "ViTXL"}, [&] { convert_rae(rae, output_); });
   rae.decoder_config_name = "ViTXXL";
   expect_error(ErrorCode::invalid_argument, {"ViTXXL", "ViTXL"}, [&] { convert_rae(rae, output_); });
@@ -236,13 +241,7 @@ TEST_F(Convert, SaysWhichDecoderPresetFits) {
 }
 
 TEST_F(Convert, TheTwoEpsilonsDifferByJustThat) {
-  ConvertRaeOptions rae;
-  rae.repo_or_path = kData + "/rae/repo";
-  rae.encoder_type = "dinov2";
-  rae.encoder_name_or_path = encoder_;
-  rae.variant = "tiny";
-  rae.encoder_input_size = 28;
-  rae.patch_size = 2;
+  ConvertRaeOptions rae = tiny_rae();
   rae.decoder_config_name = kData + "/rae/repo/configs/decoder/tiny/config.json";
   convert_rae(rae, output_);
   const Tensor script = SafetensorsSet::open(output_.output_path).tensor("_latents_std").clone();
