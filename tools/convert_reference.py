@@ -46,7 +46,6 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import numpy as np
 import torch
 import yaml
 from make_upstream_checkpoints import (PROCESSORS, decoder_config, encoder_model, save_encoder, save_stats, upstream_decoder,

@@ -15,14 +15,22 @@ namespace raedit::convert {
 namespace fs = std::filesystem;
 namespace {
 
-std::string unused_name_beside(const fs::path& path) {
+// Beside a folder that is to be made; inside one that is there, which may be a file system of its own.
+std::string staging_name(const fs::path& path) {
   static std::atomic<uint64_t> counter{0};
-  return fmt::format("{}.partial-{}-{}", path.string(), ::getpid(), counter++);
+  const std::string suffix = fmt::format(".partial-{}-{}", ::getpid(), counter++);
+  std::error_code error;
+  return fs::exists(path, error) ? (path / suffix).string() : path.string() + suffix;
 }
 
+// Not a variant's (diffusion_pytorch_model.fp16.safetensors), which nobody reads by mistake.
 bool is_weight_file(const std::string& name) {
-  return name.starts_with("diffusion_pytorch_model") &&
-         (name.ends_with(".safetensors") || name.ends_with(".bin") || name.ends_with(".index.json"));
+  constexpr std::string_view kBase = "diffusion_pytorch_model";
+  if (!name.starts_with(kBase)) return false;
+  const std::string_view rest = std::string_view(name).substr(kBase.size());
+  const bool shard = rest.starts_with('-') && rest.find("-of-") != rest.npos;
+  return shard || rest == ".safetensors" || rest == ".safetensors.index.json" || rest == ".bin" ||
+         rest == ".bin.index.json";
 }
 
 void rename_over(const fs::path& from, const fs::path& to) {
@@ -31,21 +39,19 @@ void rename_over(const fs::path& from, const fs::path& to) {
   if (error) raise_write_error("cannot put a file into its place", to.string(), error.value());
 }
 
-// The weights in `target` that `staged` brings no namesake of, when it brings weights at all.
-void remove_older_weights(const fs::path& staged, const fs::path& target) {
+// The weights below `target` that `staged` brings no namesake of, in folders that it brings weights into.
+void collect_older_weights(const fs::path& staged, const fs::path& target, std::vector<fs::path>& older) {
   std::error_code error;
   std::vector<std::string> brought;
-  for (const auto& entry : fs::directory_iterator(staged, error)) brought.push_back(entry.path().filename().string());
+  for (const auto& entry : fs::directory_iterator(staged, error)) {
+    brought.push_back(entry.path().filename().string());
+    if (entry.is_directory(error)) collect_older_weights(entry.path(), target / entry.path().filename(), older);
+  }
   if (std::none_of(brought.begin(), brought.end(), is_weight_file)) return;
-  std::vector<fs::path> older;
   for (const auto& entry : fs::directory_iterator(target, error)) {
     const std::string name = entry.path().filename().string();
     if (is_weight_file(name) && std::find(brought.begin(), brought.end(), name) == brought.end())
       older.push_back(entry.path());
-  }
-  for (const fs::path& path : older) {
-    fs::remove(path, error);
-    if (error) raise_write_error("cannot remove older weights", path.string(), error.value());
   }
 }
 
@@ -62,13 +68,6 @@ void move_into(const fs::path& staged, const fs::path& target) {
   for (const fs::path& file : files) rename_over(file, target / file.filename());
 }
 
-void remove_older_weights_below(const fs::path& staged, const fs::path& target) {
-  std::error_code error;
-  remove_older_weights(staged, target);
-  for (const auto& entry : fs::directory_iterator(staged, error))
-    if (entry.is_directory(error)) remove_older_weights_below(entry.path(), target / entry.path().filename());
-}
-
 }  // namespace
 
 StagedFolder::StagedFolder(std::string path) : path_(std::move(path)) {
@@ -81,7 +80,7 @@ StagedFolder::StagedFolder(std::string path) : path_(std::move(path)) {
                                                                              .what = "the output must be a folder",
                                                                              .where = path_,
                                                                              .found = "a file of that name"});
-  const std::string name = unused_name_beside(path_);
+  const std::string name = staging_name(path_);
   create_directories(name);
   staging_ = name;
 }
@@ -102,8 +101,14 @@ void StagedFolder::commit() {
     staging_.clear();
     return;
   }
-  remove_older_weights_below(staging_, path_);
-  move_into(staging_, path_);
+  // Removed only when the new ones are in their place: at every moment there is something to read.
+  std::vector<fs::path> older;
+  collect_older_weights(staging_, path_, older);
+  move_into(staging_, path_);  // what is left of the staging folder goes with this object
+  for (const fs::path& path : older) {
+    fs::remove(path, error);
+    if (error) raise_write_error("cannot remove older weights", path.string(), error.value());
+  }
 }
 
 }  // namespace raedit::convert

@@ -1,4 +1,5 @@
-// A folder that appears whole or not at all: it is made beside its place, under another name, and moved there at last.
+// A folder that appears whole or not at all: it is made beside its place (or, where that is a folder already, in a
+// hidden one inside), and moved there at last.
 #pragma once
 
 #include <string>

@@ -317,6 +317,15 @@ TEST(StagedFolder, AppearsWholeOrNotAtAll) {
   }
   EXPECT_EQ(scratch.names(), std::vector<std::string>{"model"});
   EXPECT_EQ(read_file(path + "/sub/a.txt"), "1");
+  for (const bool commits : {false, true}) {  // into a folder that is there: nothing beside it is needed
+    convert::StagedFolder staged(path);
+    EXPECT_EQ(scratch.names(), std::vector<std::string>{"model"});
+    create_directories(staged.at("sub"));
+    write_file(staged.at("sub/a.txt"), "2");
+    if (commits) staged.commit();
+  }
+  EXPECT_EQ(read_file(path + "/sub/a.txt"), "2");
+  EXPECT_EQ(std::distance(fs::directory_iterator(path), fs::directory_iterator()), 1);
   spit(scratch / "file", "x");
   expect_error(ErrorCode::invalid_argument, {"file"}, [&] { convert::StagedFolder staged(scratch / "file"); });
 }
