@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "command.h"
+#include "core/check.h"
 #include "core/json.h"
 #include "core/text.h"
 #include "inspect.h"
@@ -179,7 +180,12 @@ std::string path_of(const InfoOptions& options) {
   Transfer transfer(bar, interrupt);
   HubOptions hub = hub_options(options.hub);
   hub.progress = transfer.downloads();
-  return resolve_model(options.path, "", ModelPart::pipeline, hub).path;
+  const FoundModel found = resolve_model(options.path, "", ModelPart::pipeline, hub);
+  RAEDIT_CHECK(!found.upstream, {.code = ErrorCode::unsupported,
+                                 .what = "this is an upstream repository; info shows those that are folders here",
+                                 .where = options.path,
+                                 .hint = "'raedit convert pipeline --dry_run' checks it"});
+  return found.path;
 }
 
 int run_info(const InfoOptions& options) {

@@ -15,7 +15,6 @@
 #include "io/files.h"
 #include "io/safetensors.h"
 #include "io/weight_folder.h"
-#include "raedit/convert.h"
 #include "raedit/flow_match_euler_discrete.h"
 
 namespace raedit::cli {
@@ -168,17 +167,17 @@ Inspection inspect(const std::string& path) {
     inspection.kind = "safetensors file";
   } else if (is_file(root / "model_index.json")) {
     inspection = inspect_pipeline(root);
-  } else if (!is_file(root / "config.json") && is_upstream_folder(path)) {
+  } else if (is_file(root / "config.json") || is_file(root / "scheduler_config.json")) {
+    inspection.components.push_back(inspect_component(root, "", ""));
+    inspection.kind = inspection.components[0].kind;
+  } else {
     inspection.components = inspect_upstream(path);
     inspection.kind = "upstream folder";
-  } else {
-    RAEDIT_CHECK(is_file(root / "config.json") || is_file(root / "scheduler_config.json"),
+    RAEDIT_CHECK(!inspection.components.empty(),
                  {.code = ErrorCode::format,
                   .what = "not a model folder",
                   .where = path,
                   .expected = "model_index.json, config.json, scheduler_config.json or an upstream YAML in it"});
-    inspection.components.push_back(inspect_component(root, "", ""));
-    inspection.kind = inspection.components[0].kind;
   }
   inspection.path = path;
   return inspection;

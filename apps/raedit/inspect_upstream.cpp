@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <optional>
 
@@ -25,9 +26,28 @@ constexpr int64_t kImagenetClasses = 1000;
 
 UpstreamConfig read_upstream_config(const hub::Repository& repository, const std::string& path) {
   const std::string file = convert::resolve_input(repository, path, "config");
-  UpstreamConfig config = convert::parse_upstream_config(read_yaml(file), file);
-  RAEDIT_CHECK(config.stage_2, {.code = ErrorCode::format, .what = "no section stage_2", .where = file});
-  return config;
+  return convert::parse_upstream_config(read_yaml(file), file);
+}
+
+// Also those of one stage alone, which are no whole model. Where pipeline_configs() looks, and no deeper.
+std::vector<std::string> stage_configs(const hub::Repository& repository) {
+  std::vector<std::string> found;
+  const fs::path root(repository.name());
+  const auto look_at = [&](const fs::path& path) {
+    if (path.extension() != ".yaml" && path.extension() != ".yml") return;
+    const std::string file = path.lexically_relative(root).string();
+    try {
+      const UpstreamConfig config = read_upstream_config(repository, file);
+      if (config.stage_1 || config.stage_2) found.push_back(file);
+    } catch (const Error&) {  // some other tool's file
+    }
+  };
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(root, error)) look_at(entry.path());
+  fs::recursive_directory_iterator it(root / "configs", error), end;
+  for (; !error && it != end; it.increment(error)) look_at(it->path());
+  std::sort(found.begin(), found.end());
+  return found;
 }
 
 std::string describe_file(const hub::Repository& repository, const std::string& path) {
@@ -65,13 +85,13 @@ Component describe_config(const hub::Repository& repository, const UpstreamConfi
   component.kind = "upstream config";
   component.path = (fs::path(repository.name()) / file).string();
   try {
-    component.config = convert::transformer_config(*config.stage_2, config.misc);
+    if (config.stage_2) component.config = convert::transformer_config(*config.stage_2, config.misc);
     if (component.config.is_object()) component.config.erase("_class_name");
   } catch (const Error& error) {
     component.problem = error.what();
   }
   if (config.stage_1) add_files(component, repository, "stage_1", *config.stage_1);
-  add_files(component, repository, "stage_2", *config.stage_2);
+  if (config.stage_2) add_files(component, repository, "stage_2", *config.stage_2);
   if (config.guidance_model) add_files(component, repository, "guidance model", *config.guidance_model);
   component.entries.emplace_back("samples with",
                                  fmt::format("{} steps, {} {} from {} to {}", config.num_steps, config.guidance_method,
@@ -97,8 +117,9 @@ Component describe_config_file(const hub::Repository& repository, const std::str
 std::vector<Component> inspect_upstream(const std::string& folder) {
   const hub::Repository repository = hub::Repository::open(folder, {});
   std::vector<Component> components;
-  for (const std::string& file : convert::pipeline_configs(repository))
-    components.push_back(describe_config_file(repository, file));
+  std::vector<std::string> files = convert::pipeline_configs(repository);
+  if (files.empty()) files = stage_configs(repository);
+  for (const std::string& file : files) components.push_back(describe_config_file(repository, file));
   return components;
 }
 
@@ -106,6 +127,7 @@ std::map<int64_t, std::string> upstream_labels(const std::string& folder_or_name
                                                const HubOptions& hub) {
   const hub::Repository repository = hub::Repository::open(folder_or_name, hub);
   const UpstreamConfig upstream = read_upstream_config(repository, config);
+  RAEDIT_CHECK(upstream.stage_2, {.code = ErrorCode::format, .what = "no section stage_2", .where = upstream.where});
   const Json model = convert::transformer_config(*upstream.stage_2, upstream.misc);
   return model["num_classes"] == kImagenetClasses ? convert::imagenet_1k_labels() : std::map<int64_t, std::string>{};
 }

@@ -11,7 +11,7 @@
 
 namespace raedit::cli {
 
-// One component for each YAML that describes a pipeline.
+// One component for each YAML that describes a pipeline, or, where none does, one stage. Empty where none is there.
 std::vector<Component> inspect_upstream(const std::string& folder);
 
 // What the classes of an upstream model are called: as in ImageNet-1k where there are 1000, or else they have no names.

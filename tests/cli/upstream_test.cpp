@@ -141,6 +141,22 @@ TEST_F(UpstreamTest, InfoSaysWhatTheYamlNamesAndWhatIsThere) {
   EXPECT_EQ(json["components"][0]["config"]["num_classes"], 1000);
 }
 
+TEST_F(UpstreamTest, InfoOfOneStageAndOfBrokenConfigs) {
+  const Result result = run({"info", convert_data("stage2")});
+  EXPECT_EQ(result.exit_code, 1) << "some of them are wrong on purpose";
+  const std::string& stage2 = result.out;
+  for (const char* part : {"upstream folder", "configs/base.yaml: upstream config", "models/checkpoints/bare.pt (",
+                           "configs/autoguidance.yaml", "guidance model checkpoint", "autoguidance 1.42"})
+    EXPECT_TRUE(holds(stage2, part)) << part << " not in\n" << stage2;
+  change_config("in_channels: 64", "in_channels: sixty-four");
+  const Result broken = run({"info", folder_});
+  EXPECT_EQ(broken.exit_code, 1);
+  EXPECT_TRUE(holds(broken.out, "CANNOT BE LOADED") && holds(broken.out, "in_channels")) << broken.out;
+  fs::create_directory(path("other"));
+  spit(path("other/docker-compose.yaml"), "services: {}\n");
+  expect_failure({"info", path("other")}, 1, {"not a model folder", "upstream YAML"});
+}
+
 TEST_F(UpstreamTest, ReconstructsAsTheConvertedFolderDoes) {
   expect_success(generate(folder_, "picture.png", {"--steps", "1", "--count", "1"}), offline_);
   const std::string direct = expect_success({"reconstruct", "picture.png", "--model", folder_}, offline_);
