@@ -15,6 +15,7 @@
 #include "io/files.h"
 #include "io/safetensors.h"
 #include "io/weight_folder.h"
+#include "model_path.h"
 #include "raedit/flow_match_euler_discrete.h"
 
 namespace raedit::cli {
@@ -159,7 +160,11 @@ Inspection inspect(const std::string& path) {
   RAEDIT_CHECK(fs::exists(root, error),
                {.code = ErrorCode::not_found, .what = "no such file or folder", .where = path});
   Inspection inspection;
-  if (!fs::is_directory(root, error) && is_torch_file(path)) {
+  if (root.extension() == ".yaml" || root.extension() == ".yml") {
+    const FoundModel found = resolve_model(path, "", ModelPart::labels, {});
+    inspection.components = inspect_upstream(found.path, found.config);
+    inspection.kind = "upstream config";
+  } else if (!fs::is_directory(root, error) && is_torch_file(path)) {
     inspection.components.push_back(inspect_torch_file(path));
     inspection.kind = "torch file";
   } else if (!fs::is_directory(root, error)) {

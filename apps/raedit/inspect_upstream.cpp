@@ -114,10 +114,11 @@ Component describe_config_file(const hub::Repository& repository, const std::str
 
 }  // namespace
 
-std::vector<Component> inspect_upstream(const std::string& folder) {
+std::vector<Component> inspect_upstream(const std::string& folder, const std::string& config) {
   const hub::Repository repository = hub::Repository::open(folder, {});
   std::vector<Component> components;
   std::vector<std::string> files = convert::pipeline_configs(repository);
+  if (!config.empty()) files = {config};
   if (files.empty()) files = stage_configs(repository);
   for (const std::string& file : files) components.push_back(describe_config_file(repository, file));
   return components;

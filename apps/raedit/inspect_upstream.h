@@ -11,8 +11,9 @@
 
 namespace raedit::cli {
 
-// One component for each YAML that describes a pipeline, or, where none does, one stage. Empty where none is there.
-std::vector<Component> inspect_upstream(const std::string& folder);
+// One component for each YAML that describes a pipeline, or, where none does, one stage; or for `config`
+// alone. Empty where none is there.
+std::vector<Component> inspect_upstream(const std::string& folder, const std::string& config = "");
 
 // What the classes of an upstream model are called: as in ImageNet-1k where there are 1000, or else they have no names.
 // `config` is its YAML.

@@ -137,6 +137,8 @@ TEST_F(UpstreamTest, InfoSaysWhatTheYamlNamesAndWhatIsThere) {
        {"upstream folder", "configs/pipeline.yaml: upstream config", "hidden_size         [4,8]",
         "models/DiTs/stage2_model.pt (", "imagenet1k/stat.pt (MISSING)", "50 steps, cfg 1 from 0 to 1"})
     EXPECT_TRUE(holds(text, part)) << part << " not in\n" << text;
+  const std::string alone = expect_success({"info", folder_ + "/configs/pipeline.yaml"}, offline_);
+  EXPECT_TRUE(holds(alone, "imagenet1k/stat.pt (MISSING)") && holds(alone, "stage2_model.pt (4")) << alone;
   const Json json = parse_json(expect_success({"info", folder_, "--json"}, offline_), "stdout");
   EXPECT_EQ(json["components"][0]["config"]["num_classes"], 1000);
 }
