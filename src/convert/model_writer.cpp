@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 
@@ -53,15 +54,22 @@ void WorkProgress::add(uint64_t bytes) {
 }
 
 std::vector<TensorSource> tensor_sources(const WeightSet& weights, DType dtype, WorkProgress& progress) {
+  // Writers lay tensors out by name; while one is written the disk can bring the next.
+  auto order = std::make_shared<std::vector<std::string>>(weights.names());
+  std::sort(order->begin(), order->end());
+  const auto next_of = [order](const std::string& name) {
+    return std::upper_bound(order->begin(), order->end(), name);
+  };
   std::vector<TensorSource> sources;
   auto last = std::make_shared<std::string>();
   for (const std::string& name : weights.names()) {
     const TensorInfo& info = weights.info(name);
     const DType target = written_dtype(info.dtype, dtype);
-    const auto piece = [&weights, &progress, last, name, target](int i) {
-      return [&weights, &progress, last, name, target, i] {
-        if (!last->empty()) weights.drop_pages(*last);
+    const auto piece = [=, &weights, &progress](int i) {
+      return [=, &weights, &progress] {
+        if (!last->empty() && *last != name) weights.drop_pages(*last);
         *last = name;
+        if (const auto next = next_of(name); i == 0 && next != order->end()) weights.prefetch(*next);
         Tensor tensor = weights.piece(name, i).to(target);
         progress.add(tensor.nbytes());
         return tensor;
@@ -80,29 +88,30 @@ void write_model(const std::string& folder, const ModelPlan& plan, const Convert
   write_file((std::filesystem::path(folder) / "config.json").string(), dump_config(plan.source.config));
 }
 
-void verify_model(const std::string& folder, const ModelPlan& plan, const ConvertOutput& output,
-                  WorkProgress& progress) {
-  const WeightSet& expected = *plan.source.weights;
-  const std::string config_path = (std::filesystem::path(folder) / "config.json").string();
-  RAEDIT_CHECK(models::read_config_file(config_path, plan.class_name) == plan.source.config,
-               {.code = ErrorCode::io, .what = "what was written is not what was meant", .where = config_path});
-  const SafetensorsSet written = SafetensorsSet::open(folder, kBaseName);
+void verify_weights(const WeightSet& written, const WeightSet& expected, DType dtype, WorkProgress& progress) {
   RAEDIT_CHECK(written.names().size() == expected.names().size(),
                {.code = ErrorCode::io,
                 .what = "what was written is not what was meant",
-                .where = folder,
+                .where = written.path(),
                 .found = fmt::format("{} tensors", written.names().size()),
                 .expected = fmt::to_string(expected.names().size())});
   for (const std::string& name : expected.names()) {
     {
       const Tensor meant = expected.tensor(name);
-      require_equal(name, written.file_of(name), written.tensor(name),
-                    meant.to(written_dtype(meant.dtype(), output.dtype)));
+      require_equal(name, written.file_of(name), written.tensor(name), meant.to(written_dtype(meant.dtype(), dtype)));
     }
     progress.add(written.info(name).nbytes);
     written.drop_pages(name);
     expected.drop_pages(name);
   }
+}
+
+void verify_model(const std::string& folder, const ModelPlan& plan, const ConvertOutput& output,
+                  WorkProgress& progress) {
+  const std::string config_path = (std::filesystem::path(folder) / "config.json").string();
+  RAEDIT_CHECK(models::read_config_file(config_path, plan.class_name) == plan.source.config,
+               {.code = ErrorCode::io, .what = "what was written is not what was meant", .where = config_path});
+  verify_weights(SafetensorsSet::open(folder, kBaseName), *plan.source.weights, output.dtype, progress);
 }
 
 }  // namespace raedit::convert

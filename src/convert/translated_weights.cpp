@@ -97,6 +97,10 @@ void TranslatedWeights::drop_pages(std::string_view name) const {
   for (const Piece& piece : entry(name).recipe.pieces) source_->drop_pages(piece.source);
 }
 
+void TranslatedWeights::prefetch(std::string_view name) const {
+  for (const Piece& piece : entry(name).recipe.pieces) source_->prefetch(piece.source);
+}
+
 JoinedWeights::JoinedWeights(std::vector<std::shared_ptr<const WeightSet>> parts) : parts_(std::move(parts)) {
   for (size_t i = 0; i < parts_.size(); ++i)
     for (const std::string& name : parts_[i]->names()) {

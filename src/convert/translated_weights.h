@@ -39,6 +39,7 @@ class TranslatedWeights final : public WeightSet {
   Tensor piece(std::string_view name, int i) const override;
   const std::string& file_of(std::string_view name) const override;
   void drop_pages(std::string_view name) const override;
+  void prefetch(std::string_view name) const override;
 
  private:
   struct Entry {
@@ -68,6 +69,7 @@ class JoinedWeights final : public WeightSet {
   Tensor piece(std::string_view name, int i) const override { return part(name).piece(name, i); }
   const std::string& file_of(std::string_view name) const override { return part(name).file_of(name); }
   void drop_pages(std::string_view name) const override { part(name).drop_pages(name); }
+  void prefetch(std::string_view name) const override { part(name).prefetch(name); }
 
  private:
   const WeightSet& part(std::string_view name) const;

@@ -125,13 +125,21 @@ MappedFile::~MappedFile() {
 }
 
 void MappedFile::drop_pages(size_t offset, size_t length) const {
-  const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
-  const size_t end = offset + std::min(length, size_ - std::min(offset, size_));
-  const size_t first = (offset + page - 1) / page * page;
-  const size_t last = end == size_ ? end : end / page * page;  // the last page of the file is whole for us
-  if (first >= last) return;
-  // Advice only: a refusal costs memory, not correctness.
-  (void)::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
+  advise(offset, length, size_t{2} << 20, MADV_DONTNEED);
+}
+
+void MappedFile::prefetch(size_t offset, size_t length) const {
+  advise(offset, length, static_cast<size_t>(::sysconf(_SC_PAGESIZE)), MADV_WILLNEED);
+}
+
+// Widened to multiples of `unit`. Advice only: a refusal costs time or memory, not correctness.
+void MappedFile::advise(size_t offset, size_t length, size_t unit, int advice) const {
+  if (offset >= size_ || length == 0) return;
+  const auto start = reinterpret_cast<uintptr_t>(data_);
+  const uintptr_t first = std::max(start, (start + offset) / unit * unit);
+  const uintptr_t end = start + offset + std::min(length, size_ - offset);
+  const uintptr_t last = std::min(start + size_, (end + unit - 1) / unit * unit);
+  (void)::madvise(reinterpret_cast<void*>(first), last - first, advice);
 }
 
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), final_(path_) {

@@ -29,10 +29,15 @@ class MappedFile {
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }
 
-  // Lets the whole pages inside [offset, offset + length) leave the resident set. They come back when read again.
+  // Lets the pages of [offset, offset + length) leave the resident set, and their neighbours up to 2 MiB, which the
+  // kernel may have mapped along with them. They come back when read again.
   void drop_pages(size_t offset, size_t length) const;
+  // Has the disk bring them while we do something else.
+  void prefetch(size_t offset, size_t length) const;
 
  private:
+  void advise(size_t offset, size_t length, size_t unit, int advice) const;
+
   MappedFile(std::string path, const std::byte* data, size_t size) : path_(std::move(path)), data_(data), size_(size) {}
 
   std::string path_;

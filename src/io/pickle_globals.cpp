@@ -151,6 +151,7 @@ std::vector<int64_t> PickleGlobals::counts(uint32_t node, const char* what) cons
 void PickleGlobals::refuse_conjugate(uint32_t metadata) const {
   if (!graph_.is(metadata, PickleKind::dict)) return;
   const std::vector<uint32_t>& items = graph_.items(metadata);
+  graph_.charge(items.size() * sizeof(uint32_t));  // many tensors can share one: the walks must not multiply
   for (size_t i = 1; i < items.size(); i += 2)
     RAEDIT_CHECK(graph_.is(items[i], PickleKind::boolean) && graph_.nodes[items[i]].value == 0,
                  {.code = ErrorCode::unsupported,

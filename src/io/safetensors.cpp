@@ -372,4 +372,9 @@ void SafetensorsFile::drop_pages(std::string_view name) const {
   state_->file->drop_pages(entry.offset, entry.nbytes);
 }
 
+void SafetensorsFile::prefetch(std::string_view name) const {
+  const TensorInfo& entry = info(name);
+  state_->file->prefetch(entry.offset, entry.nbytes);
+}
+
 }  // namespace raedit

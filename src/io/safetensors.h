@@ -37,6 +37,7 @@ class SafetensorsFile {
   // Lets the tensor's pages leave the resident set, once its numbers have been packed or copied. They can be read
   // again.
   void drop_pages(std::string_view name) const;
+  void prefetch(std::string_view name) const;
   const SafetensorsMetadata& metadata() const;
 
  private:
@@ -64,6 +65,7 @@ class SafetensorsSet final : public WeightSet {
   Tensor tensor(std::string_view name) const override { return shard(name).tensor(name); }
   const std::string& file_of(std::string_view name) const override { return shard(name).path(); }
   void drop_pages(std::string_view name) const override { shard(name).drop_pages(name); }
+  void prefetch(std::string_view name) const override { shard(name).prefetch(name); }
   // Of the single file, or of the first shard.
   const SafetensorsMetadata& metadata() const { return shards_.front().metadata(); }
   const std::vector<SafetensorsFile>& shards() const { return shards_; }

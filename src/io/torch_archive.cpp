@@ -285,6 +285,14 @@ void TorchArchive::drop_pages(const PickleValue& value) const {
   state_->file->drop_pages(record.offset + span.begin, span.bytes);
 }
 
+void TorchArchive::prefetch(const PickleValue& value) const {
+  const PickledTensor& tensor = value.tensor();
+  const Record& record = state_->record(tensor);
+  if (record.packed()) return;
+  const Span span = state_->span(tensor, record);
+  state_->file->prefetch(record.offset + span.begin, span.bytes);
+}
+
 namespace {
 
 // The archive knows storages, not names.
@@ -329,6 +337,7 @@ class StateDict final : public WeightSet {
   }
   const std::string& file_of(std::string_view) const override { return archive_.path(); }
   void drop_pages(std::string_view name) const override { archive_.drop_pages(entry(name).value); }
+  void prefetch(std::string_view name) const override { archive_.prefetch(entry(name).value); }
 
  private:
   struct Entry {

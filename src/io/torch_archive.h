@@ -33,6 +33,7 @@ class TorchArchive {
   Tensor tensor(const PickleValue& value) const;
   // Lets the tensor's pages leave the resident set, where it lies in the file. They can be read again.
   void drop_pages(const PickleValue& value) const;
+  void prefetch(const PickleValue& value) const;
 
   // "zip" or "legacy", for people.
   std::string_view format() const;

@@ -32,6 +32,7 @@ class JoinedWeights final : public WeightSet {
   Tensor tensor(std::string_view name) const override { return shard(name).tensor(name); }
   const std::string& file_of(std::string_view name) const override { return shard(name).file_of(name); }
   void drop_pages(std::string_view name) const override { shard(name).drop_pages(name); }
+  void prefetch(std::string_view name) const override { shard(name).prefetch(name); }
 
  private:
   const WeightSet& shard(std::string_view name) const {

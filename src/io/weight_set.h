@@ -39,6 +39,8 @@ class WeightSet {
   virtual const std::string& file_of(std::string_view name) const = 0;
   // Lets the tensor's pages leave the resident set, where it lies in a mapped file. They can be read again.
   virtual void drop_pages(std::string_view name) const = 0;
+  // Has the disk bring them, for a tensor that is asked for soon.
+  virtual void prefetch(std::string_view) const {}
 };
 
 // Tensors in memory as a WeightSet: computed tables, statistics, tests.

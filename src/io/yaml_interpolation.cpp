@@ -233,8 +233,9 @@ class Resolver {
       if (found != node.end()) return place.enter(*found, name);
       std::vector<std::string> known;
       for (const auto& [key, value] : node.items()) known.push_back(key);
-      fail(at, fmt::format("an interpolation leads nowhere: no '{}' in {}", name, place.path()), text,
-           did_you_mean(name, known));
+      constexpr size_t kLongestName = 200;  // comparing takes the square of the length
+      fail(at, fmt::format("an interpolation leads nowhere: no '{}' in {}", name.substr(0, kLongestName), place.path()),
+           text, name.size() <= kLongestName ? did_you_mean(name, known) : "");
     }
     if (!node.is_array())
       fail(at, fmt::format("an interpolation leads nowhere: '{}' is no list and no object", place.path()), text);

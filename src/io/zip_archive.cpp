@@ -158,6 +158,7 @@ uint64_t ZipArchive::offset_of(const ZipEntry& entry) {
   if (open == nullptr || zip_fread(open.get(), &first, 1) != 1)
     fail("zip entry " + in_quotes(entry.name) + " cannot be read", zip_strerror(zip_));
   const uint64_t offset = source_->last_read;
+  file_->drop_pages(offset, 1);  // where the kernel maps whole huge pages, looking at every record maps the file
   if (entry.bytes > file_->size() - offset)
     fail(fmt::format("truncated at byte {}: zip entry {} goes on beyond", file_->size(), in_quotes(entry.name)),
          fmt::format("{} bytes from byte {} on", entry.bytes, offset));

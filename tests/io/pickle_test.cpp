@@ -295,6 +295,10 @@ TEST(Pickle, MemoryIsBounded) {
   too_much(std::string(20'000'000, ')') + ".");  // small values
   too_much(std::string(60'000'000, '('));        // marks
   too_much("N" + std::string(60'000'000, '2'));  // the stack
+  // Many tensors with one large dict behind them, which is looked through for each.
+  const std::string storage = "((" + text("storage") + "ctorch\nFloatStorage\n" + text("0") + text("cpu") + "K\1tQ";
+  too_much(storage + "K\0))\x89N}("s + repeat("K\1\x89", 200'000) + "utq\2" +
+           "ctorch._utils\n_rebuild_tensor_v2\nq\1"s + repeat("h\1h\2R0"s, 300) + "0.");
   expect_error(ErrorCode::format, {"too large", "64.00 MiB"}, [] { parse(repeat("\x80\2", size_t{33} << 20) + "."); });
 }
 

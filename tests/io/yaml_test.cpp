@@ -211,6 +211,12 @@ TEST(YamlInterpolation, RefusesWhatLeadsNowhere) {
   EXPECT_RAEDIT_ERROR(parse("a: x${b}\nb: ${c}\nc: ???"), ErrorCode::format, "missing value");
 }
 
+TEST(YamlInterpolation, VeryLongNamesAreNotCompared) {
+  // Looking for a near one takes the square of the length.
+  const std::string name(4'000'000, 'a');
+  EXPECT_RAEDIT_ERROR(parse("? " + name + "b\n: 1\nx: ${" + name + "c}"), ErrorCode::format, "leads nowhere");
+}
+
 TEST(YamlInterpolation, RefusesWhatIsNone) {
   EXPECT_RAEDIT_ERROR(parse("a: ${b"), ErrorCode::format, "no end", "x.yaml: a");
   EXPECT_RAEDIT_ERROR(parse("a: ${}"), ErrorCode::format, "without a name");
