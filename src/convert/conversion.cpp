@@ -41,7 +41,8 @@ ConvertReport report_of(const Conversion& c, const ConvertOutput& output) {
 std::string metadata_text(Json metadata, const ConvertOutput& output, Json files) {
   metadata["source"]["files"] = std::move(files);
   metadata["dtype"] = std::string(name_of(output.dtype));
-  return metadata.dump(2) + "\n";
+  // A path need not be UTF-8, which JSON must be.
+  return metadata.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace
@@ -60,8 +61,8 @@ void check_output(const ConvertOutput& output) {
 }
 
 void check_space(const std::string& path, uint64_t bytes) {
-  fs::path folder = fs::absolute(path);
   std::error_code error;
+  fs::path folder = fs::absolute(path, error);
   while (!fs::exists(folder, error) && folder.has_parent_path() && folder != folder.parent_path())
     folder = folder.parent_path();
   struct statvfs disk {};

@@ -15,6 +15,7 @@
 #include "core/guard.h"
 #include "io/files.h"
 #include "io/torch_write.h"
+#include "io/weight_folder.h"
 #include "models/autoencoder_rae.h"
 
 namespace raedit {
@@ -107,6 +108,13 @@ std::vector<ExportedFile> torch_files(const ExportedModels& models) {
   return files;
 }
 
+void verify_export(const StagedFolder& staged, const std::vector<ExportedFile>& files, const ConvertOutput& output,
+                   uint64_t bytes) {
+  WorkProgress progress(output.progress, "verify", bytes);
+  for (const ExportedFile& file : files)
+    verify_weights(*open_weight_file(staged.at(file.path)), *file.weights, output.dtype, progress);
+}
+
 }  // namespace
 }  // namespace convert
 
@@ -136,11 +144,14 @@ ConvertReport convert_export(const ConvertExportOptions& options, const ConvertO
       create_directories(fs::path(staged.at(file.path)).parent_path().string());
       write_torch(staged.at(file.path), tensor_sources(*file.weights, output.dtype, progress));
     }
+    std::vector<ExportedFile> written = files;
     if (encoder != nullptr) {
+      written.push_back({std::string(kEncoderFolder) + "/model.safetensors", encoder});
       create_directories(staged.at(kEncoderFolder));
-      write_safetensors(staged.at(std::string(kEncoderFolder) + "/model.safetensors"),
-                        tensor_sources(*encoder, output.dtype, progress), {{"format", "pt"}});
+      write_safetensors(staged.at(written.back().path), tensor_sources(*encoder, output.dtype, progress),
+                        {{"format", "pt"}});
     }
+    if (output.verify_load) verify_export(staged, written, output, report.bytes);
     for (const auto& [path, text] : config_files(models)) {
       create_directories(fs::path(staged.at(path)).parent_path().string());
       write_file(staged.at(path), text);

@@ -71,7 +71,8 @@ void SourceRecord::add(const std::string& path) {
 
 void SourceRecord::start() {
   if (!hashed_) return;
-  digests_ = std::async(std::launch::async, [paths = paths_, stop = stop_] {
+  // Deferred, that is hashed by finish(), where no thread can be had.
+  digests_ = std::async(std::launch::async | std::launch::deferred, [paths = paths_, stop = stop_] {
     std::vector<std::string> digests;
     for (const std::string& path : paths)
       digests.push_back(sha256_of_file(path, [&](uint64_t, uint64_t) { return !stop->load(); }));

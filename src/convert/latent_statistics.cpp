@@ -5,12 +5,32 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "io/torch_archive.h"
 #include "io/weight_folder.h"
 
 namespace raedit::convert {
 namespace {
 
 constexpr double kEps = 1e-5;
+
+// Of a torch file only the four: upstream does not look at what else is in its dict, and takes None for nothing.
+std::shared_ptr<const WeightSet> open_statistics(const std::string& path) {
+  if (!TorchArchive::looks_like_one(path)) return open_weight_file(path);
+  const TorchArchive archive = TorchArchive::open(path);
+  const PickleValue& root = archive.root();
+  if (!root.is_dict()) return state_dict_of(archive, root, path);  // which says so
+  NamedTensors found;
+  for (const char* name : {"latents_mean", "latents_std", "mean", "var"}) {
+    const auto value = root.find(name);
+    if (!value || value->kind() == PickleKind::none) continue;
+    RAEDIT_CHECK(value->kind() == PickleKind::tensor, {.code = ErrorCode::format,
+                                                       .what = "latent statistics must be tensors",
+                                                       .where = fmt::format("{}: {}", path, name),
+                                                       .found = value->describe()});
+    found.emplace_back(name, archive.tensor(*value));
+  }
+  return std::make_shared<MemoryWeights>(path, std::move(found));
+}
 
 bool fits(const Shape& shape, const Shape& latents) {
   if (shape.rank() > latents.rank() + 1) return false;
@@ -66,7 +86,7 @@ Tensor std_of_variance(Tensor var, LatentsStd convention, const std::string& whe
 }  // namespace
 
 LatentStatistics read_latent_statistics(const std::string& path, LatentsStd convention, const Shape& latents) {
-  const auto weights = open_weight_file(path);
+  const auto weights = open_statistics(path);
   LatentStatistics statistics;
   if (weights->contains("latents_mean") || weights->contains("latents_std")) {
     statistics.mean = read(*weights, "latents_mean", latents);

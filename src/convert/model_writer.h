@@ -42,6 +42,10 @@ std::vector<TensorSource> tensor_sources(const WeightSet& weights, DType dtype, 
 // config.json and weights.
 void write_model(const std::string& folder, const ModelPlan& plan, const ConvertOutput& output, WorkProgress& progress);
 
+// Compares every tensor of `written` with what `expected` means in `dtype`, bit for bit, and that there are no more.
+// Throws Error(io) naming the first difference.
+void verify_weights(const WeightSet& written, const WeightSet& expected, DType dtype, WorkProgress& progress);
+
 // Reads the folder back and compares config and every tensor, bit for bit. Throws Error(io) naming the first
 // difference.
 void verify_model(const std::string& folder, const ModelPlan& plan, const ConvertOutput& output,

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 
 #include "convert/key_rules.h"
 #include "convert/latent_statistics.h"
@@ -32,7 +33,10 @@ int64_t count_layers(const WeightSet& weights) {
   int64_t count = 0;
   for (const std::string& name : weights.names()) {
     constexpr std::string_view kLayers = "decoder_layers.";
-    if (name.starts_with(kLayers)) count = std::max<int64_t>(count, std::atoll(name.c_str() + kLayers.size()) + 1);
+    int32_t layer = 0;
+    if (name.starts_with(kLayers) &&
+        std::from_chars(name.data() + kLayers.size(), name.data() + name.size(), layer).ec == std::errc())
+      count = std::max(count, int64_t{layer} + 1);
   }
   return count;
 }

@@ -15,12 +15,19 @@ namespace raedit::convert {
 namespace fs = std::filesystem;
 namespace {
 
-// Beside a folder that is to be made; inside one that is there, which may be a file system of its own.
-std::string staging_name(const fs::path& path) {
+// Beside a folder that is to be made; inside one that is there, which may be a file system of its own. Always a new
+// one: what a process of the same number was killed over may still lie there.
+std::string make_staging(const fs::path& path) {
   static std::atomic<uint64_t> counter{0};
-  const std::string suffix = fmt::format(".partial-{}-{}", ::getpid(), counter++);
   std::error_code error;
-  return fs::exists(path, error) ? (path / suffix).string() : path.string() + suffix;
+  const bool inside = fs::exists(path, error);
+  if (!inside && path.has_parent_path()) create_directories(path.parent_path().string());
+  for (;;) {
+    const std::string suffix = fmt::format(".partial-{}-{}", ::getpid(), counter++);
+    const std::string name = inside ? (path / suffix).string() : path.string() + suffix;
+    if (fs::create_directory(name, error)) return name;
+    if (error) raise_write_error("cannot create the folder", name, error.value());
+  }
 }
 
 // Not a variant's (diffusion_pytorch_model.fp16.safetensors), which nobody reads by mistake.
@@ -39,16 +46,26 @@ void rename_over(const fs::path& from, const fs::path& to) {
   if (error) raise_write_error("cannot put a file into its place", to.string(), error.value());
 }
 
+// Of a folder that is not there: none.
+std::vector<fs::directory_entry> entries_of(const fs::path& folder) {
+  std::vector<fs::directory_entry> entries;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) entries.push_back(*it);
+  if (error && error != std::errc::no_such_file_or_directory)
+    raise_read_error("cannot read the folder", folder.string(), error.value());
+  return entries;
+}
+
 // The weights below `target` that `staged` brings no namesake of, in folders that it brings weights into.
 void collect_older_weights(const fs::path& staged, const fs::path& target, std::vector<fs::path>& older) {
   std::error_code error;
   std::vector<std::string> brought;
-  for (const auto& entry : fs::directory_iterator(staged, error)) {
+  for (const auto& entry : entries_of(staged)) {
     brought.push_back(entry.path().filename().string());
     if (entry.is_directory(error)) collect_older_weights(entry.path(), target / entry.path().filename(), older);
   }
   if (std::none_of(brought.begin(), brought.end(), is_weight_file)) return;
-  for (const auto& entry : fs::directory_iterator(target, error)) {
+  for (const auto& entry : entries_of(target)) {
     const std::string name = entry.path().filename().string();
     if (is_weight_file(name) && std::find(brought.begin(), brought.end(), name) == brought.end())
       older.push_back(entry.path());
@@ -59,9 +76,7 @@ void move_into(const fs::path& staged, const fs::path& target) {
   create_directories(target.string());
   std::error_code error;
   std::vector<fs::path> files, folders;
-  for (const auto& entry : fs::directory_iterator(staged, error))
-    (entry.is_directory(error) ? folders : files).push_back(entry.path());
-  if (error) raise_read_error("cannot read the folder", staged.string(), error.value());
+  for (const auto& entry : entries_of(staged)) (entry.is_directory(error) ? folders : files).push_back(entry.path());
   std::sort(files.begin(), files.end());
   std::sort(folders.begin(), folders.end());
   for (const fs::path& folder : folders) move_into(folder, target / folder.filename());
@@ -80,9 +95,7 @@ StagedFolder::StagedFolder(std::string path) : path_(std::move(path)) {
                                                                              .what = "the output must be a folder",
                                                                              .where = path_,
                                                                              .found = "a file of that name"});
-  const std::string name = staging_name(path_);
-  create_directories(name);
-  staging_ = name;
+  staging_ = make_staging(path_);
 }
 
 StagedFolder::~StagedFolder() {

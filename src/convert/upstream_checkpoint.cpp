@@ -13,18 +13,20 @@ namespace {
 
 constexpr const char* kWrappers[] = {"module.", "_orig_mod.", "model."};
 
+// Found first and taken off at once: a name can begin with as many wrappers as its author likes.
 std::shared_ptr<const WeightSet> without_wrappers(std::shared_ptr<const WeightSet> weights) {
-  for (bool changed = true; changed;) {
+  const std::vector<std::string>& names = weights->names();
+  size_t taken = 0;
+  for (bool changed = !names.empty(); changed;) {
     changed = false;
-    for (const std::string prefix : kWrappers) {
-      const auto& names = weights->names();
-      const bool all = std::all_of(names.begin(), names.end(), [&](const auto& n) { return n.starts_with(prefix); });
-      if (names.empty() || !all) continue;
-      weights = below(weights, prefix);
+    for (const std::string_view prefix : kWrappers) {
+      const auto has_it = [&](const std::string& n) { return std::string_view(n).substr(taken).starts_with(prefix); };
+      if (!std::all_of(names.begin(), names.end(), has_it)) continue;
+      taken += prefix.size();
       changed = true;
     }
   }
-  return weights;
+  return taken == 0 ? weights : below(weights, names.front().substr(0, taken));
 }
 
 std::vector<std::string> keys_of(const PickleValue& dict) {

@@ -27,8 +27,8 @@ std::vector<std::string> yaml_files(const hub::Repository& repository) {
   }
   std::error_code error;
   const fs::path root(repository.name());
-  for (const auto& entry : fs::directory_iterator(root, error))
-    if (is_yaml(entry.path().filename().string())) files.push_back(entry.path().filename().string());
+  for (auto it = fs::directory_iterator(root, error); !error && it != fs::directory_iterator(); it.increment(error))
+    if (is_yaml(it->path().filename().string())) files.push_back(it->path().filename().string());
   for (auto it = fs::recursive_directory_iterator(root / "configs", error);
        !error && it != fs::recursive_directory_iterator(); it.increment(error))
     if (is_yaml(it->path().filename().string())) files.push_back(it->path().lexically_relative(root).string());
@@ -36,9 +36,14 @@ std::vector<std::string> yaml_files(const hub::Repository& repository) {
   return files;
 }
 
-bool describes_pipeline(const std::string& path) {
+bool describes_pipeline(const hub::Repository& repository, const std::string& path) {
+  // A folder of that name, a link to nowhere, a name that no repository has: found by listing, but no file of ours.
+  std::error_code error;
+  if (repository.is_local() && !fs::is_regular_file(fs::path(repository.name()) / path, error)) return false;
+  const std::string file =
+      repository.is_local() ? (fs::path(repository.name()) / path).string() : repository.fetch(path);
   try {
-    const Json yaml = read_yaml(path);
+    const Json yaml = read_yaml(file);
     return (yaml.contains("stage_1") || yaml.contains("stage1")) &&
            (yaml.contains("stage_2") || yaml.contains("stage2"));
   } catch (const Error&) {
@@ -51,7 +56,7 @@ bool describes_pipeline(const std::string& path) {
 std::vector<std::string> pipeline_configs(const hub::Repository& repository) {
   std::vector<std::string> top, below;
   for (const std::string& path : yaml_files(repository))
-    if (describes_pipeline(repository.fetch(path))) (path.find('/') == path.npos ? top : below).push_back(path);
+    if (describes_pipeline(repository, path)) (path.find('/') == path.npos ? top : below).push_back(path);
   return top.empty() ? below : top;
 }
 

@@ -220,7 +220,8 @@ void set_up(Transfer& transfer, const HttpSettings& settings, const std::string&
   set(easy, CURLOPT_CONNECTTIMEOUT, settings.connect_seconds);
   set(easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
   set(easy, CURLOPT_LOW_SPEED_TIME, settings.stall_seconds);
-  set(easy, CURLOPT_BUFFERSIZE, kReceiveBuffer);
+  // Refused on a handle whose last request still resolves a name; the size it has will do.
+  (void)::curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, kReceiveBuffer);
   set(easy, CURLOPT_USERAGENT, "raedit");
   set(easy, CURLOPT_HTTPHEADER, headers.get());
   set(easy, CURLOPT_WRITEFUNCTION, &on_body);
@@ -233,13 +234,17 @@ void set_up(Transfer& transfer, const HttpSettings& settings, const std::string&
   if (transfer.request.from > 0) set(easy, CURLOPT_RANGE, fmt::format("{}-", transfer.request.from).c_str());
 }
 
-// Takes the handle out of the multi handle again, also when a callback threw.
+// Takes the handle out of the multi handle again, also when a callback threw. The buffer for errors, which ends with
+// the request, must not be written to afterwards.
 class Running {
  public:
   Running(CURLM* multi, CURL* easy) : multi_(multi), easy_(easy) {
     require(::curl_multi_add_handle(multi_, easy_) == CURLM_OK);
   }
-  ~Running() { ::curl_multi_remove_handle(multi_, easy_); }
+  ~Running() {
+    ::curl_multi_remove_handle(multi_, easy_);
+    ::curl_easy_setopt(easy_, CURLOPT_ERRORBUFFER, nullptr);
+  }
   Running(const Running&) = delete;
   Running& operator=(const Running&) = delete;
 
@@ -271,8 +276,6 @@ HttpResponse HttpClient::send_once(const HttpRequest& request, const std::string
   std::array<char, CURL_ERROR_SIZE> detail{};
   set(transfer.easy, CURLOPT_ERRORBUFFER, detail.data());
   const CURLcode code = Running(handles_->multi, transfer.easy).finish(settings_.poll);
-  // Later calls must not write into what ends with this one.
-  ::curl_easy_setopt(transfer.easy, CURLOPT_ERRORBUFFER, nullptr);
   if (transfer.thrown) std::rethrow_exception(transfer.thrown);
 
   HttpResponse& response = transfer.response;
@@ -296,7 +299,8 @@ HttpResponse HttpClient::send_once(const HttpRequest& request, const std::string
 // False, with the reason in `response`, for redirects that lead nowhere good.
 bool HttpClient::may_follow(HttpResponse& response) const {
   const std::string to = lower(response.location);
-  const bool is_safe = to.starts_with("https://") || (to.starts_with("http://") && !response.url.starts_with("https:"));
+  const bool is_safe =
+      to.starts_with("https://") || (to.starts_with("http://") && !lower(response.url).starts_with("https:"));
   if (!is_safe) response.failure = fmt::format("a redirect to {} is not followed", without_query(response.location));
   return is_safe;
 }

@@ -2,20 +2,25 @@
 // error each, and nothing half done.
 #include "raedit/convert.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 
 #include "convert/export_statistics.h"
+#include "convert/latent_statistics.h"
 #include "convert/recipe.h"
 #include "convert/staged_folder.h"
 #include "convert/translated_weights.h"
+#include "convert/upstream_checkpoint.h"
 #include "io/files.h"
 #include "io/io_test_util.h"
 #include "io/safetensors.h"
 #include "io/torch_write.h"
+#include "io/zip_writer.h"
 
 namespace raedit {
 namespace {
@@ -138,6 +143,38 @@ TEST_F(Convert, ExportAndBackIsTheSameToTheLastBit) {
   expect_same_weights(output_.output_path + "/vae", again.output_path + "/vae");
   for (const char* file : {"/transformer/config.json", "/scheduler/scheduler_config.json", "/vae/config.json"})
     EXPECT_TRUE(read_file(output_.output_path + file) == read_file(again.output_path + file)) << file;
+}
+
+TEST_F(Convert, AnExportIsVerifiedToo) {
+  convert_pipeline(pipeline_, output_);
+  ConvertOutput output;
+  output.output_path = scratch_ / "exported";
+  output.dtype = DType::bfloat16;
+  output.verify_load = true;
+  uint64_t verified = 0;
+  output.progress = [&](const std::string& what, uint64_t done, uint64_t) {
+    if (what == "verify") verified = done;
+    return true;
+  };
+  const ConvertReport report = convert_export({.model = output_.output_path}, output);
+  EXPECT_GT(report.bytes, 0u);
+  EXPECT_EQ(verified, report.bytes);
+}
+
+TEST_F(Convert, PathsNeedNotBeUtf8) {
+  stage2_.repo_or_path = scratch_ / "l\xf8s";
+  fs::copy(kData + "/stage2", stage2_.repo_or_path, fs::copy_options::recursive);
+  const ConvertReport report = convert_stage2(stage2_, output_);
+  EXPECT_NE(report.metadata.find("/l\xef\xbf\xbds"), std::string::npos);
+  EXPECT_EQ(read_file(output_.output_path + "/conversion_metadata.json"), report.metadata);
+}
+
+TEST_F(Convert, WhatOnlyHasTheNameOfAYamlIsNoUpstreamFolder) {
+  const std::string folder = scratch_ / "other";
+  create_directories(folder + "/folder.yaml");
+  fs::create_symlink("nowhere", folder + "/link.yaml");
+  spit(folder + "/back\\slash.yaml", "a: 1");
+  EXPECT_FALSE(is_upstream_folder(folder));
 }
 
 TEST_F(Convert, DryRunChecksEverythingAndWritesNothing) {
@@ -276,6 +313,47 @@ TEST(UpstreamStatistics, LeadBackToTheSameStd) {
     EXPECT_EQ(std::sqrt(statistics[1].second.data<float>()[i] + 1e-5f), values[static_cast<size_t>(i)]) << i;
 }
 
+std::string pickled(const std::string& text) {
+  return std::string("X") + static_cast<char>(text.size()) + std::string(3, '\0') + text;
+}
+
+TEST(LatentStatistics, NoneIsNothingAndWhatElseIsThereDoesNotMatter) {
+  ScratchFolder scratch;
+  const std::string path = scratch / "stat.pt";
+  const auto write = [&](const std::string& mean) {
+    const std::string zero("K\0", 2);
+    const std::string storage =
+        "(" + pickled("storage") + "ctorch\nFloatStorage\n" + pickled("0") + pickled("cpu") + "K\1tQ";
+    const std::string tensor = "ctorch._utils\n_rebuild_tensor_v2\n(" + storage + zero + "K\1\x85K\1\x85\x89}tR";
+    const float var = 4.0f;
+    ZipWriter zip(path);
+    zip.add_aligned("stat/data.pkl",
+                    "\x80\2}(" + pickled("mean") + mean + pickled("count") + "K\5" + pickled("var") + tensor + "u.",
+                    64);
+    zip.add_aligned("stat/data/0", {reinterpret_cast<const char*>(&var), sizeof(var)}, 64);
+    zip.commit();
+  };
+  write("N");
+  const convert::LatentStatistics found = convert::read_latent_statistics(path, LatentsStd::diffusers, {1, 1, 1});
+  EXPECT_FALSE(found.mean.defined());
+  EXPECT_EQ(found.std.to_vector<float>(), std::vector<float>{std::sqrt(4.0f + 1e-5f)});
+  write("K\3");
+  expect_error(ErrorCode::format, {"stat.pt: mean", "an integer"}, [&] {
+    convert::read_latent_statistics(path, LatentsStd::diffusers, {1, 1, 1});
+  });
+}
+
+TEST(UpstreamCheckpoint, AnyNumberOfWrappersComesOff) {
+  ScratchFolder scratch;
+  std::string wrappers;
+  for (int i = 0; i < 30'000; ++i) wrappers += i % 2 == 0 ? "module." : "_orig_mod.";
+  const Tensor x = Tensor::from(std::vector<float>{1, 2, 3}, {3});
+  write_torch(scratch / "x.pt", {TensorSource::of(wrappers + "x", x), TensorSource::of(wrappers + "model.y", x)});
+  const convert::StateDict state = convert::open_state_dict(scratch / "x.pt", "", {"model"});
+  EXPECT_EQ(state.weights->names(), (std::vector<std::string>{"x", "model.y"}));
+  EXPECT_EQ(state.weights->tensor("x").to_vector<float>(), (std::vector<float>{1, 2, 3}));
+}
+
 TEST(TranslatedWeights, SplitsSwapsAndJoins) {
   std::vector<float> values(24);
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
@@ -326,6 +404,19 @@ TEST(StagedFolder, AppearsWholeOrNotAtAll) {
   }
   EXPECT_EQ(read_file(path + "/sub/a.txt"), "2");
   EXPECT_EQ(std::distance(fs::directory_iterator(path), fs::directory_iterator()), 1);
+  // What a process of this number was killed over does not come along.
+  const std::string prefix = path + fmt::format("/.partial-{}-", ::getpid());
+  for (int i = 0; i < 1000; ++i) {
+    create_directories(prefix + fmt::to_string(i));
+    spit(prefix + fmt::to_string(i) + "/half.bin", "x");
+  }
+  {
+    convert::StagedFolder staged(path);
+    write_file(staged.at("b.txt"), "3");
+    staged.commit();
+  }
+  EXPECT_TRUE(fs::exists(path + "/b.txt"));
+  EXPECT_FALSE(fs::exists(path + "/half.bin"));
   spit(scratch / "file", "x");
   expect_error(ErrorCode::invalid_argument, {"file"}, [&] { convert::StagedFolder staged(scratch / "file"); });
 }
