@@ -5,6 +5,7 @@
 
 #include "convert/upstream_config.h"
 #include "core/check.h"
+#include "core/guard.h"
 #include "core/text.h"
 #include "io/yaml.h"
 #include "raedit/convert.h"
@@ -80,10 +81,12 @@ std::string only_pipeline_config(const hub::Repository& repository) {
 namespace raedit {
 
 bool is_upstream_folder(const std::string& folder) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  if (!fs::is_directory(folder, error) || fs::exists(fs::path(folder) / "model_index.json", error)) return false;
-  return !convert::pipeline_configs(hub::Repository::open(folder, {})).empty();
+  return guarded("is_upstream_folder", [&] {
+    namespace fs = std::filesystem;
+    std::error_code error;
+    if (!fs::is_directory(folder, error) || fs::exists(fs::path(folder) / "model_index.json", error)) return false;
+    return !convert::pipeline_configs(hub::Repository::open(folder, {})).empty();
+  });
 }
 
 }  // namespace raedit

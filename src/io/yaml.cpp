@@ -208,6 +208,11 @@ class Builder : public YAML::EventHandler {
     if (value.is_null() || value.is_structured()) refuse_key(mark, value.is_null() ? "null" : "a list or an object");
     // As Python's json writes keys: true, but 1e-06.
     std::string key = value.is_boolean() ? value.dump() : io::python_text(value);
+    RAEDIT_CHECK(key.size() <= io::kMaxYamlKeyBytes, {.code = ErrorCode::format,
+                                                      .what = "a YAML key is too long",
+                                                      .where = place_of(where_, mark),
+                                                      .found = fmt::format("{} bytes", key.size()),
+                                                      .expected = fmt::format("at most {}", io::kMaxYamlKeyBytes)});
     RAEDIT_CHECK(parent.keys.insert(key).second, {.code = ErrorCode::format,
                                                   .what = "a YAML mapping has a key twice",
                                                   .where = place_of(where_, mark),

@@ -14,6 +14,8 @@ namespace raedit::io {
 inline constexpr int kMaxYamlDepth = 64;
 inline constexpr size_t kMaxYamlNodes = 100'000;
 inline constexpr size_t kMaxYamlBytes = size_t{16} << 20;
+// YAML's own bound for keys without '?'. Every interpolation handles the keys on its way.
+inline constexpr size_t kMaxYamlKeyBytes = 1024;
 
 class YamlBudget {
  public:
