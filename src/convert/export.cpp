@@ -127,6 +127,8 @@ ConvertReport convert_export(const ConvertExportOptions& options, const ConvertO
     const std::vector<ExportedFile> files = torch_files(models);
     const std::shared_ptr<const WeightSet> encoder = models.vae ? export_encoder(*models.vae) : nullptr;
     ConvertReport report;
+    for (const std::optional<ModelPlan>* plan : {&models.transformer, &models.guide, &models.vae})
+      if (*plan) report.sources.push_back((*plan)->source.weights->path());
     for (const ExportedFile& file : files) {
       report.bytes += written_bytes(*file.weights, output.dtype);
       report.num_tensors += static_cast<int64_t>(file.weights->names().size());

@@ -7,6 +7,7 @@
 #include "core/text.h"
 #include "io/safetensors.h"
 #include "io/torch_archive.h"
+#include "io/weight_folder.h"
 
 namespace raedit::convert {
 namespace {
@@ -97,7 +98,7 @@ std::shared_ptr<const WeightSet> below(const std::shared_ptr<const WeightSet>& w
 
 StateDict open_state_dict(const std::string& path, const std::string& key, const std::vector<std::string>& candidates) {
   StateDict result;
-  if (TorchArchive::looks_like_one(path)) {
+  if (is_torch_file(path)) {
     result = open_torch(path, key, candidates);
   } else {
     RAEDIT_CHECK(key.empty(), {.code = ErrorCode::invalid_argument,

@@ -1,4 +1,5 @@
 #include "io/weight_folder.h"
+#include "io/files.h"
 
 #include <filesystem>
 #include <map>
@@ -85,8 +86,18 @@ std::shared_ptr<const WeightSet> open_weights(const std::string& folder, const s
   weight_index::raise_no_weights(folder, base, bin_base, single + ", " + indexes[0] + " or " + bin, "");
 }
 
+bool is_torch_file(const std::string& path) {
+  if (TorchArchive::looks_like_one(path)) return true;
+  const auto file = MappedFile::open(path);
+  const bool begins_as_safetensors = file->size() > 8 && static_cast<char>(file->data()[8]) == '{';
+  if (begins_as_safetensors) return false;
+  for (const char* ending : {".pt", ".pth", ".ckpt", ".bin"})
+    if (path.ends_with(ending)) return true;
+  return false;
+}
+
 std::shared_ptr<const WeightSet> open_weight_file(const std::string& path) {
-  if (TorchArchive::looks_like_one(path)) return open_torch(path);
+  if (is_torch_file(path)) return open_torch(path);
   return std::make_shared<SafetensorsSet>(SafetensorsFile::open(path));
 }
 

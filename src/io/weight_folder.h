@@ -16,6 +16,10 @@ std::shared_ptr<const WeightSet> open_weights(const std::string& folder,
                                               const std::string& base = "diffusion_pytorch_model",
                                               const std::string& variant = "");
 
+// By content; where that is neither a torch file's nor a safetensors file's, by the ending: opening it then says what
+// is wrong in the right words.
+bool is_torch_file(const std::string& path);
+
 // One file of either kind, told by content, whatever its name: a torch file must be a dict of tensors.
 std::shared_ptr<const WeightSet> open_weight_file(const std::string& path);
 

@@ -122,6 +122,8 @@ TEST_F(WeightFolder, AFileIsToldByContent) {
                [] { open_weight_file(fixture("checkpoint.pt")); });
   expect_error(ErrorCode::unsupported, {"posix.system"}, [] { open_weight_file(fixture("hostile_reduce.pt")); });
   expect_error(ErrorCode::not_found, {"/nowhere/a"}, [] { open_weight_file("/nowhere/a"); });
+  spit(folder_ / "junk.pt", "neither a zip nor a pickle");
+  expect_error(ErrorCode::format, {"no PyTorch checkpoint"}, [&] { open_weight_file(folder_ / "junk.pt"); });
 }
 
 }  // namespace
