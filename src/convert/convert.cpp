@@ -91,6 +91,12 @@ Conversion plan_stage2_conversion(const ConvertStage2Options& o, const HubOption
                  {.code = ErrorCode::invalid_argument,
                   .what = "a subfolder must be a plain name",
                   .found = "'" + *folder + "'"});
+  for (const auto& [folder, plan] : c.models)
+    RAEDIT_CHECK(&plan == &c.models.front().second || folder != o.transformer_subfolder,
+                 {.code = ErrorCode::invalid_argument,
+                  .what = "two models would be written to one subfolder",
+                  .where = "transformer_subfolder",
+                  .found = "'" + folder + "'"});
   c.models.front().first = o.transformer_subfolder;
   c.scheduler_subfolder = o.scheduler_subfolder;
   return c;

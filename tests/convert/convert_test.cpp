@@ -114,6 +114,14 @@ TEST_F(Convert, TheGuidanceModelGuides) {
   EXPECT_EQ(guide.config().in_channels, transformer.config().in_channels);
 }
 
+TEST_F(Convert, TwoModelsDoNotShareAFolder) {
+  stage2_.config_path = "configs/autoguidance.yaml";
+  stage2_.transformer_subfolder = "guide_transformer";
+  expect_error(ErrorCode::invalid_argument, {"one subfolder", "guide_transformer"},
+               [&] { convert_stage2(stage2_, output_); });
+  expect_nothing_written();
+}
+
 TEST_F(Convert, AModelThatGuidesItselfChangesNothing) {
   const UpstreamPipeline upstream = open_upstream(pipeline_);
   EXPECT_FALSE(upstream.guide_transformer.has_value());
