@@ -85,8 +85,8 @@ std::shared_ptr<const WeightSet> upstream_decoder(const ModelPlan& plan) {
   models::RaeDecoder computed(config);
   computed.complete();
   const NamedTensors table{{"decoder_pos_embed", computed.decoder_pos_embed.value}};
-  return std::make_shared<JoinedWeights>(std::vector<std::shared_ptr<const WeightSet>>{
-      std::move(decoder), std::make_shared<MemoryWeights>("computed table", table)});
+  return std::make_shared<JoinedWeights>(
+      JoinedWeights::Parts{std::move(decoder), std::make_shared<MemoryWeights>("computed table", table)});
 }
 
 // A file of the export and what goes into it.

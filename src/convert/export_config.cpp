@@ -222,9 +222,9 @@ std::shared_ptr<const WeightSet> export_encoder(const ModelPlan& vae) {
   const std::string norm = std::string(spelling.prefix) + spelling.last_norm;
   const NamedTensors identity{{norm + ".weight", Tensor::full({c.encoder_hidden_size}, 1.0f)},
                               {norm + ".bias", Tensor::zeros({c.encoder_hidden_size}, DType::float32)}};
-  return std::make_shared<JoinedWeights>(std::vector<std::shared_ptr<const WeightSet>>{
-      std::make_shared<TranslatedWeights>(source.weights, std::move(recipes)),
-      std::make_shared<MemoryWeights>("identity", identity)});
+  return std::make_shared<JoinedWeights>(
+      JoinedWeights::Parts{std::make_shared<TranslatedWeights>(source.weights, std::move(recipes)),
+                           std::make_shared<MemoryWeights>("identity", identity)});
 }
 
 }  // namespace raedit::convert

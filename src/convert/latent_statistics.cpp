@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <limits>
 
 #include "core/check.h"
 #include "io/torch_archive.h"
@@ -54,10 +55,11 @@ Tensor read(const WeightSet& weights, const char* name, const Shape& latents) {
                                                .found = tensor.shape().str(),
                                                .expected = latents.str() + ", or 1 in any of its dimensions"});
   for (const double x : tensor.to_vector<double>())
-    RAEDIT_CHECK(std::isfinite(x), {.code = ErrorCode::format,
-                                    .what = "latent statistics hold a number that is not finite",
-                                    .where = fmt::format("{}: {}", weights.path(), name),
-                                    .found = fmt::to_string(x)});
+    RAEDIT_CHECK(std::fabs(x) <= std::numeric_limits<float>::max(),
+                 {.code = ErrorCode::format,
+                  .what = "latent statistics hold a number that is not finite in float32",
+                  .where = fmt::format("{}: {}", weights.path(), name),
+                  .found = fmt::to_string(x)});
   return tensor.to(tensor.dtype() == DType::float64 ? DType::float64 : DType::float32).contiguous().clone();
 }
 

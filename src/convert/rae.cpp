@@ -175,7 +175,7 @@ RaePlan plan_rae(const RaeParts& parts) {
     plan.vae.computed.push_back("decoder.trainable_cls_token");
     plan.notes.push_back("decoder.trainable_cls_token is not in the checkpoint: zeros, as at the start of training");
   }
-  std::vector<std::shared_ptr<const WeightSet>> all{
+  JoinedWeights::Parts all{
       std::make_shared<TranslatedWeights>(decoder, apply_rules(*decoder, decoder_rules(), kDecoder))};
   if (parts.encoder.weights != nullptr) all.push_back(parts.encoder.weights);
   all.push_back(std::make_shared<MemoryWeights>("statistics", std::move(buffers)));

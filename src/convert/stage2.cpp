@@ -117,7 +117,7 @@ void complete_transformer(ModelPlan& plan) {
       computed.emplace_back(name, parameter->source);
   if (computed.empty()) return;
   for (const auto& [name, tensor] : computed) plan.computed.push_back(name);
-  plan.source.weights = std::make_shared<JoinedWeights>(std::vector<std::shared_ptr<const WeightSet>>{
+  plan.source.weights = std::make_shared<JoinedWeights>(JoinedWeights::Parts{
       plan.source.weights, std::make_shared<MemoryWeights>("computed tables", std::move(computed))});
 }
 

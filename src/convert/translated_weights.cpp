@@ -101,22 +101,4 @@ void TranslatedWeights::prefetch(std::string_view name) const {
   for (const Piece& piece : entry(name).recipe.pieces) source_->prefetch(piece.source);
 }
 
-JoinedWeights::JoinedWeights(std::vector<std::shared_ptr<const WeightSet>> parts) : parts_(std::move(parts)) {
-  for (size_t i = 0; i < parts_.size(); ++i)
-    for (const std::string& name : parts_[i]->names()) {
-      RAEDIT_CHECK(part_of_.emplace(name, i).second,
-                   {.code = ErrorCode::format,
-                    .what = "tensor " + in_quotes(name) + " comes twice",
-                    .where = parts_[i]->path(),
-                    .found = "another one in " + parts_[part_of_.find(name)->second]->path()});
-      names_.push_back(name);
-    }
-}
-
-const WeightSet& JoinedWeights::part(std::string_view name) const {
-  const auto it = part_of_.find(name);
-  if (it == part_of_.end()) raise_no_tensor(name, *this);
-  return *parts_[it->second];
-}
-
 }  // namespace raedit::convert

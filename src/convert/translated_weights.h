@@ -54,29 +54,4 @@ class TranslatedWeights final : public WeightSet {
   std::map<std::string, Entry, std::less<>> entries_;
 };
 
-// Several checkpoints as one. The first one's path stands for all.
-class JoinedWeights final : public WeightSet {
- public:
-  // Throws Error(format) for a name that comes twice.
-  explicit JoinedWeights(std::vector<std::shared_ptr<const WeightSet>> parts);
-
-  const std::string& path() const override { return parts_.front()->path(); }
-  const std::vector<std::string>& names() const override { return names_; }
-  bool contains(std::string_view name) const override { return part_of_.find(name) != part_of_.end(); }
-  const TensorInfo& info(std::string_view name) const override { return part(name).info(name); }
-  Tensor tensor(std::string_view name) const override { return part(name).tensor(name); }
-  int num_pieces(std::string_view name) const override { return part(name).num_pieces(name); }
-  Tensor piece(std::string_view name, int i) const override { return part(name).piece(name, i); }
-  const std::string& file_of(std::string_view name) const override { return part(name).file_of(name); }
-  void drop_pages(std::string_view name) const override { part(name).drop_pages(name); }
-  void prefetch(std::string_view name) const override { part(name).prefetch(name); }
-
- private:
-  const WeightSet& part(std::string_view name) const;
-
-  std::vector<std::shared_ptr<const WeightSet>> parts_;
-  std::vector<std::string> names_;
-  std::map<std::string, size_t, std::less<>> part_of_;
-};
-
 }  // namespace raedit::convert

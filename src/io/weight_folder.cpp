@@ -2,9 +2,9 @@
 #include "io/files.h"
 
 #include <filesystem>
-#include <map>
 
 #include "core/check.h"
+#include "io/files.h"
 #include "io/safetensors.h"
 #include "io/torch_archive.h"
 #include "io/weight_index.h"
@@ -13,54 +13,20 @@ namespace raedit {
 namespace fs = std::filesystem;
 namespace {
 
-// Shards behind the interface of one checkpoint.
-class JoinedWeights final : public WeightSet {
- public:
-  explicit JoinedWeights(std::string path) : path_(std::move(path)) {}
-
-  // What the index says of names has been checked.
-  void add(const std::shared_ptr<const WeightSet>& shard) {
-    for (const std::string& name : shard->names()) {
-      names_.push_back(name);
-      shard_of_.emplace(name, shard);
-    }
-  }
-
-  const std::string& path() const override { return path_; }
-  const std::vector<std::string>& names() const override { return names_; }
-  bool contains(std::string_view name) const override { return shard_of_.find(name) != shard_of_.end(); }
-  const TensorInfo& info(std::string_view name) const override { return shard(name).info(name); }
-  Tensor tensor(std::string_view name) const override { return shard(name).tensor(name); }
-  const std::string& file_of(std::string_view name) const override { return shard(name).file_of(name); }
-  void drop_pages(std::string_view name) const override { shard(name).drop_pages(name); }
-  void prefetch(std::string_view name) const override { shard(name).prefetch(name); }
-
- private:
-  const WeightSet& shard(std::string_view name) const {
-    const auto it = shard_of_.find(name);
-    if (it == shard_of_.end()) raise_no_tensor(name, *this);
-    return *it->second;
-  }
-
-  std::string path_;
-  std::vector<std::string> names_;
-  std::map<std::string, std::shared_ptr<const WeightSet>, std::less<>> shard_of_;
-};
-
 std::shared_ptr<const WeightSet> open_torch(const std::string& path) {
   const TorchArchive archive = TorchArchive::open(path);
   return state_dict_of(archive, archive.root(), path);
 }
 
 std::shared_ptr<const WeightSet> open_torch_shards(const fs::path& folder, const std::string& index) {
-  auto joined = std::make_shared<JoinedWeights>((folder / index).string());
-  const weight_index::WeightMap weights = weight_index::read_weight_map(joined->path());
+  const std::string path = (folder / index).string();
+  const weight_index::WeightMap weights = weight_index::read_weight_map(path);
+  JoinedWeights::Parts shards;
   for (const std::string& name : weight_index::existing_shards(weights, folder, index)) {
-    const auto shard = open_torch((folder / name).string());
-    weight_index::check_shard((folder / name).string(), shard->names(), weights, joined->path());
-    joined->add(shard);
+    shards.push_back(open_torch((folder / name).string()));
+    weight_index::check_shard((folder / name).string(), shards.back()->names(), weights, path);
   }
-  return joined;
+  return std::make_shared<JoinedWeights>(path, std::move(shards));
 }
 
 }  // namespace

@@ -30,4 +30,24 @@ const MemoryWeights::Entry& MemoryWeights::entry(std::string_view name) const {
   return it->second;
 }
 
+JoinedWeights::JoinedWeights(Parts parts) : JoinedWeights(parts.front()->path(), parts) {}
+
+JoinedWeights::JoinedWeights(std::string path, Parts parts) : path_(std::move(path)), parts_(std::move(parts)) {
+  for (size_t i = 0; i < parts_.size(); ++i)
+    for (const std::string& name : parts_[i]->names()) {
+      RAEDIT_CHECK(part_of_.emplace(name, i).second,
+                   {.code = ErrorCode::format,
+                    .what = "tensor " + in_quotes(name) + " comes twice",
+                    .where = parts_[i]->path(),
+                    .found = "another one in " + parts_[part_of_.find(name)->second]->path()});
+      names_.push_back(name);
+    }
+}
+
+const WeightSet& JoinedWeights::part(std::string_view name) const {
+  const auto it = part_of_.find(name);
+  if (it == part_of_.end()) raise_no_tensor(name, *this);
+  return *parts_[it->second];
+}
+
 }  // namespace raedit

@@ -69,6 +69,35 @@ class MemoryWeights final : public WeightSet {
   std::map<std::string, Entry, std::less<>> entries_;
 };
 
+// Several checkpoints as one: shards, or parts of a model that come from different places.
+class JoinedWeights final : public WeightSet {
+ public:
+  using Parts = std::vector<std::shared_ptr<const WeightSet>>;
+
+  // `path` is what messages name: the first part's by default. Throws Error(format) for a name that comes twice.
+  explicit JoinedWeights(Parts parts);
+  JoinedWeights(std::string path, Parts parts);
+
+  const std::string& path() const override { return path_; }
+  const std::vector<std::string>& names() const override { return names_; }
+  bool contains(std::string_view name) const override { return part_of_.find(name) != part_of_.end(); }
+  const TensorInfo& info(std::string_view name) const override { return part(name).info(name); }
+  Tensor tensor(std::string_view name) const override { return part(name).tensor(name); }
+  int num_pieces(std::string_view name) const override { return part(name).num_pieces(name); }
+  Tensor piece(std::string_view name, int i) const override { return part(name).piece(name, i); }
+  const std::string& file_of(std::string_view name) const override { return part(name).file_of(name); }
+  void drop_pages(std::string_view name) const override { part(name).drop_pages(name); }
+  void prefetch(std::string_view name) const override { part(name).prefetch(name); }
+
+ private:
+  const WeightSet& part(std::string_view name) const;
+
+  std::string path_;
+  Parts parts_;
+  std::vector<std::string> names_;
+  std::map<std::string, size_t, std::less<>> part_of_;
+};
+
 // Throws the Error(not_found) that every WeightSet owes, with the nearest names.
 [[noreturn]] void raise_no_tensor(std::string_view name, const WeightSet& weights);
 

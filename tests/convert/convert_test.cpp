@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 
 #include "convert/export_statistics.h"
 #include "convert/latent_statistics.h"
@@ -349,6 +350,18 @@ TEST(LatentStatistics, NoneIsNothingAndWhatElseIsThereDoesNotMatter) {
   expect_error(ErrorCode::format, {"stat.pt: mean", "an integer"}, [&] {
     convert::read_latent_statistics(path, LatentsStd::diffusers, {1, 1, 1});
   });
+}
+
+TEST(LatentStatistics, MustBeFiniteInTheTypeOfTheConfig) {
+  ScratchFolder scratch;
+  for (const double value : {1e300, -std::numeric_limits<double>::infinity()}) {
+    Tensor mean = Tensor::empty({1}, DType::float64);
+    mean.data<double>()[0] = value;
+    write_torch(scratch / "stat.pt", {TensorSource::of("mean", mean)});
+    expect_error(ErrorCode::format, {"stat.pt: mean", "not finite"}, [&] {
+      convert::read_latent_statistics(scratch / "stat.pt", LatentsStd::diffusers, {1, 1, 1});
+    });
+  }
 }
 
 TEST(UpstreamCheckpoint, AnyNumberOfWrappersComesOff) {
