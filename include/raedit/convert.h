@@ -2,7 +2,8 @@
 // layout) to the diffusers layout, and back. Options carry the names of the two scripts that this replaces:
 // convert_rae_stage2_to_diffusers.py (pull request 13231) and convert_rae_to_diffusers.py.
 //
-// Every function reads lazily, writes tensor by tensor, and leaves either everything or nothing behind. Errors:
+// Every function reads lazily, writes tensor by tensor, and leaves either everything or nothing behind; in an output
+// folder that is there already, files are replaced one by one when all are ready. Errors:
 // not_found for files and repositories, format for checkpoints that are not what their config says (the first tensor
 // that is missing, extra or misshapen is named), unsupported for configs that the diffusers layout cannot hold.
 #pragma once

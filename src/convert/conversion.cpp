@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/statvfs.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "convert/staged_folder.h"
@@ -33,6 +34,10 @@ ConvertReport report_of(const Conversion& c, const ConvertOutput& output) {
     report.num_tensors += static_cast<int64_t>(plan.source.weights->names().size());
     report.written.push_back(folder.empty() ? root.string() : (root / folder).string());
   }
+  const auto is_guide = [](const auto& model) { return model.first == kGuideFolder; };
+  std::error_code error;
+  if (c.scheduler && std::none_of(c.models.begin(), c.models.end(), is_guide) && fs::exists(root / kGuideFolder, error))
+    report.notes.push_back(fmt::format("{}/ of an earlier conversion is still there", kGuideFolder));
   if (c.scheduler) report.written.push_back((root / c.scheduler_subfolder).string());
   if (c.is_pipeline) report.written.push_back((root / "model_index.json").string());
   return report;

@@ -15,6 +15,8 @@
 
 namespace raedit::convert {
 
+inline constexpr const char* kGuideFolder = "guide_transformer";
+
 struct Conversion {
   std::vector<std::pair<std::string, ModelPlan>> models;  // by subfolder; "" is the folder itself
   std::optional<FlowMatchEulerDiscreteSchedulerConfig> scheduler;

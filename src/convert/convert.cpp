@@ -38,7 +38,7 @@ ModelPlan open_vae(const std::string& name_or_path, const HubOptions& hub) {
 Conversion conversion_of(Stage2Plan plan) {
   Conversion c;
   c.models.emplace_back("transformer", std::move(plan.transformer));
-  if (plan.guide) c.models.emplace_back("guide_transformer", std::move(*plan.guide));
+  if (plan.guide) c.models.emplace_back(kGuideFolder, std::move(*plan.guide));
   c.scheduler = plan.scheduler;
   c.metadata = std::move(plan.metadata);
   c.notes = std::move(plan.notes);

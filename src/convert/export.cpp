@@ -44,8 +44,8 @@ ExportedModels open_models(const std::string& folder) {
     models.transformer = open_plan(root / "transformer", "RAEDiT2DModel");
     models.vae = open_plan(root / "vae", "AutoencoderRAE");
     models.shift = FlowMatchEulerDiscreteScheduler::from_pretrained((root / "scheduler").string()).config().shift;
-    if (fs::exists(root / "guide_transformer" / "config.json", error))
-      models.guide = open_plan(root / "guide_transformer", "RAEDiT2DModel");
+    if (fs::exists(root / kGuideFolder / "config.json", error))
+      models.guide = open_plan(root / kGuideFolder, "RAEDiT2DModel");
   } else {
     RAEDIT_CHECK(fs::exists(root / "config.json", error),
                  {.code = ErrorCode::not_found,

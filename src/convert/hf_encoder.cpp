@@ -188,6 +188,7 @@ std::vector<std::string> fetch_weights(const hub::Repository& repository, std::s
   for (const auto& [stem, suffix] : {std::pair("model", ".safetensors"), std::pair("pytorch_model", ".bin")}) {
     base = stem;
     const std::string single = std::string(stem) + suffix, index = single + ".index.json";
+    if (repository.exists(single)) return {repository.fetch(single)};
     if (repository.exists(index)) {
       files.push_back(repository.fetch(index));
       const Json json = parse_json(read_file(files.back()), files.back());
@@ -200,7 +201,6 @@ std::vector<std::string> fetch_weights(const hub::Repository& repository, std::s
       for (const std::string& shard : shards) files.push_back(repository.fetch(shard));
       return files;
     }
-    if (repository.exists(single)) return {repository.fetch(single)};
   }
   raise({.code = ErrorCode::not_found,
          .what = "the encoder has no weights",

@@ -158,6 +158,11 @@ RaePlan plan_rae(const RaeParts& parts) {
   const StateDict state = open_state_dict(parts.decoder_file, parts.decoder_key, candidates);
   const auto decoder = decoder_part(state, parts.decoder_file);
   check_sizes(*decoder, parts);
+  RAEDIT_CHECK(parts.encoder_input_size >= 1 && parts.encoder_input_size <= models::kMostWidth,
+               {.code = ErrorCode::invalid_argument,
+                .what = "encoder_input_size is out of range",
+                .found = fmt::to_string(parts.encoder_input_size),
+                .expected = fmt::format("1 to {}", models::kMostWidth)});
   const int64_t side = parts.encoder_input_size / std::max<int64_t>(parts.encoder.facts.patch_size, 1);
   const int64_t channels = parts.encoder.facts.hidden_size;
   LatentStatistics statistics;

@@ -12,6 +12,9 @@
 namespace raedit {
 
 size_t edit_distance(std::string_view a, std::string_view b, size_t limit) {
+  // The work grows with the product of the lengths, and names from files can be as long as their author likes.
+  constexpr size_t kLongest = 256;
+  if (a.size() > kLongest || b.size() > kLongest) return a == b ? 0 : limit + 1;
   const size_t difference = a.size() > b.size() ? a.size() - b.size() : b.size() - a.size();
   if (difference > limit) return limit + 1;
   std::vector<size_t> before(b.size() + 1), last(b.size() + 1), row(b.size() + 1);

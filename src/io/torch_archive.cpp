@@ -233,7 +233,8 @@ TorchArchive TorchArchive::open(const std::string& path) {
     raise({.code = ErrorCode::format,
            .what = "this is no PyTorch checkpoint",
            .where = path,
-           .found = content.empty() ? "an empty file" : "neither a zip nor a pickle",
+           .found = content.empty() ? std::string("an empty file, 0 bytes")
+                                    : fmt::format("neither a zip nor a pickle in its {} bytes", content.size()),
            .hint = pointer ? "this is a Git LFS pointer, not the file itself; fetch it with: git lfs pull"
                            : "download or copy it again"});
   }

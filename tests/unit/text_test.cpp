@@ -56,5 +56,11 @@ TEST(HumanBytes, PicksAUnit) {
   EXPECT_EQ(human_bytes(UINT64_MAX), "16.00 EiB");
 }
 
+TEST(EditDistance, LongNamesAreNotMeasured) {
+  const std::string name(300, 'a');
+  EXPECT_EQ(edit_distance(name, name, 5), 0u);
+  EXPECT_EQ(edit_distance(name, name + "b", 5), 6u);
+}
+
 }  // namespace
 }  // namespace raedit
