@@ -18,7 +18,7 @@ import shutil
 
 import safetensors_raw as st
 
-TREES = ["transformer", "autoencoder/dinov2", "autoencoder/dinov2_tokens", "pipeline", "scheduler"]
+TREES = ["transformer", "autoencoder/dinov2", "autoencoder/dinov2_tokens", "pipeline", "scheduler", "training"]
 FILES = ["upstream_stage2/config.yaml", "upstream_stage2/stage2_model.pt", "upstream_stage2/io.safetensors"]
 
 # Variants whose backward pass has no path of its own, or too much of it: of their gradients, those of small tensors stay (all

@@ -56,6 +56,21 @@ struct NormGrads {
   Tensor shift;   // [B,N,D], stride 0 where broadcast
 };
 
+// The numbers of one AdamW step, each rounded to float32 once: param *= decay; exp_avg += (g - exp_avg) * (1 - beta1);
+// exp_avg_sq = exp_avg_sq * beta2 + g * g * (1 - beta2); param -= step_size * exp_avg / (sqrt(exp_avg_sq) / root +
+// eps), where g = grad * grad_scale. Source: torch/optim/adamw.py; Loshchilov and Hutter,
+// https://arxiv.org/abs/1711.05101.
+struct AdamWStep {
+  float grad_scale = 1;  // of clipping
+  float decay = 1;       // 1 - lr * weight_decay
+  float one_minus_beta1 = 0;
+  float beta2 = 0;
+  float one_minus_beta2 = 0;
+  float step_size = 0;  // lr / (1 - beta1^t)
+  float root = 1;       // sqrt(1 - beta2^t)
+  float eps = 0;
+};
+
 // One output position of a resampled axis is a weighted sum of `count` input positions from `first` on (indices are
 // clamped into the axis by whoever made the table, so weights of clamped taps are already merged).
 struct ResampleAxis {
@@ -131,6 +146,14 @@ class Kernels {
                         const Tensor& out) const = 0;
   virtual void resample_backward(const Tensor& dout, const ResampleAxis& vertical, const ResampleAxis& horizontal,
                                  const Tensor& dx) const = 0;
+
+  // ---- training: one pass over contiguous float32 tensors of one shape
+  virtual void adamw(const AdamWStep& step, const Tensor& grad, const Tensor& param, const Tensor& exp_avg,
+                     const Tensor& exp_avg_sq) const = 0;
+  // In float64, summed in one fixed order.
+  virtual double sum_of_squares(const Tensor& x) const = 0;
+  // average = decay * average + (1 - decay) * value
+  virtual void ema(float decay, const Tensor& value, const Tensor& average) const = 0;
 };
 
 }  // namespace raedit::backend

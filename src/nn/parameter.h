@@ -55,6 +55,10 @@ struct Parameter {
 // already.
 void assign(Parameter& parameter, const Tensor& source, DType dtype, const backend::Kernels& kernels);
 
+// Gives the parameter float32 numbers of its own, which an optimizer may change, in place of what is packed for
+// inference. They become what is saved, too. It must have been assigned; buffers are not trained.
+void make_trainable(Parameter& parameter);
+
 template <class T>
 concept Module = requires(T& module) {
   std::remove_const_t<T>::each_param(module, [](const std::string&, auto&) {});

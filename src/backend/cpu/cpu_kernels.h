@@ -1,6 +1,7 @@
 // The CPU implementation of Kernels: OpenMP loops over rows or tiles, Highway inside, one thread budget per instance.
 // Files: gemm (packing and linear), attention, norm, elementwise, position (rope, lookups, times), moving (copies,
-// resampling). Each SIMD file is compiled once per instruction set by Highway's foreach_target and picked at run time.
+// resampling), optimizer (AdamW, EMA, norms). Each SIMD file is compiled once per instruction set by Highway's
+// foreach_target and picked at run time.
 #pragma once
 
 #include "backend/kernels.h"
@@ -56,6 +57,11 @@ class CpuKernels final : public Kernels {
                 const Tensor& out) const override;
   void resample_backward(const Tensor& dout, const ResampleAxis& vertical, const ResampleAxis& horizontal,
                          const Tensor& dx) const override;
+
+  void adamw(const AdamWStep& step, const Tensor& grad, const Tensor& param, const Tensor& exp_avg,
+             const Tensor& exp_avg_sq) const override;
+  double sum_of_squares(const Tensor& x) const override;
+  void ema(float decay, const Tensor& value, const Tensor& average) const override;
 
  private:
   int threads_;
