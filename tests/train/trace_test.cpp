@@ -3,14 +3,15 @@
 // moving average with decay 0.9. Losses agree to 1e-5, gradient norms and parameters to 1e-4.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <memory>
+
 #include "io/safetensors.h"
 #include "models/checkpoint.h"
 #include "models/rae_dit_transformer.h"
-#include "ops/tape.h"
 #include "parity/agreement.h"
-#include "train/flow_matching.h"
 #include "train/lr_schedule.h"
-#include "train/optimizer.h"
+#include "train/stage2_step.h"
 
 namespace raedit {
 namespace {
@@ -20,77 +21,109 @@ using namespace train;
 constexpr int64_t kSteps = 20;
 const std::string kFolder = std::string(RAEDIT_TEST_DATA) + "/training";
 
-struct Training {
-  models::RaeDitTransformer model;
-  std::vector<std::string> names;
-  std::vector<Tensor> values;
-
-  explicit Training(const Context& ctx)
-      : model(models::parse_rae_dit_config(models::read_config(kFolder + "/initial", "RAEDiT2DModel"), kFolder)) {
-    const auto parameters = models::named_parameters(model);
-    models::load_parameters(parameters, SafetensorsSet::open(kFolder + "/initial"), DType::float32, ctx.kernels());
-    model.complete();
-    for (const auto& [name, parameter] : parameters) {
-      if (!parameter->trained()) continue;
-      nn::make_trainable(*parameter);
-      names.push_back(name);
-      values.push_back(parameter->value);
-    }
-  }
-};
-
-struct StepResult {
-  double loss = 0;
-  std::vector<Tensor> gradients;
-};
-
-StepResult forward_and_backward(Context& ctx, const Training& training, const SafetensorsFile& trace, int64_t step) {
-  const std::string prefix = std::to_string(step) + ".";
-  const Tensor latents = trace.tensor(prefix + "latents"), noise = trace.tensor(prefix + "noise");
-  const Tensor times = trace.tensor(prefix + "t"), labels = trace.tensor(prefix + "labels").to(DType::int64);
-  Tape tape;
-  for (const Tensor& value : training.values) tape.watch(value);
-  ctx.set_tape(&tape);
-  const Tensor prediction =
-      training.model.forward(ctx, noisy_latents(latents, noise, times.to_vector<float>()), times, labels, {}, {});
-  const std::vector<float> weights(static_cast<size_t>(latents.dim(0)), 1.0f);
-  const LossAndGradient loss = velocity_loss(prediction, velocity_target(latents, noise), weights);
-  tape.backward(ctx, prediction, loss.gradient);
-  ctx.set_tape(nullptr);
-  StepResult result{loss.loss, {}};
-  for (const Tensor& value : training.values) result.gradients.push_back(tape.grad(ctx, value).clone());
-  return result;
+std::unique_ptr<models::RaeDitTransformer> initial_model(const Context& ctx) {
+  auto model = std::make_unique<models::RaeDitTransformer>(
+      models::parse_rae_dit_config(models::read_config(kFolder + "/initial", "RAEDiT2DModel"), kFolder));
+  models::load_parameters(models::named_parameters(*model), SafetensorsSet::open(kFolder + "/initial"), DType::float32,
+                          ctx.kernels());
+  model->complete();
+  return model;
 }
 
-void expect_parameters(const Training& training, const std::vector<Tensor>& values, const SafetensorsFile& trace,
+// Pictures [first, end) of a step's batch.
+Stage2Batch batch_of(const SafetensorsFile& trace, int64_t step, int64_t first, int64_t end) {
+  const auto part = [&](const char* name) {
+    return trace.tensor(std::to_string(step) + "." + name).slice(0, first, end).clone();
+  };
+  return {part("latents"), part("noise"), part("t").to_vector<float>(), part("labels").to(DType::int64),
+          std::vector<float>(static_cast<size_t>(end - first), 1.0f)};
+}
+
+Stage2StepOptions options() {
+  return {{0.9, 0.95, 1e-8, 0.01}, 1.0, 0.9};
+}
+
+void expect_parameters(const Stage2Step& training, const std::vector<Tensor>& values, const SafetensorsFile& trace,
                        const std::string& prefix) {
+  ASSERT_FALSE(values.empty());
   for (size_t i = 0; i < values.size(); ++i) {
-    const Tensor expected = trace.tensor(prefix + training.names[i]);
-    testing::expect_agrees(prefix + training.names[i], values[i].reshape(expected.shape()), expected, 1e-4);
+    const Tensor expected = trace.tensor(prefix + training.names()[i]);
+    testing::expect_agrees(prefix + training.names()[i], values[i].reshape(expected.shape()), expected, 1e-4);
   }
 }
 
-TEST(TrainingTrace, TwentyStepsArePyTorchs) {
+// Each batch of 4 in `parts` micro-batches.
+void expect_pytorchs(int64_t parts) {
   Context ctx;
   const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
-  Training training(ctx);
-  AdamW adamw(training.values, {0.9, 0.95, 1e-8, 0.01});
-  Ema ema(training.values, 0.9);
+  const auto model = initial_model(ctx);
+  Stage2Step training(*model, options());
   const LrSchedule schedule{LrScheduleType::cosine, 2e-3, 3, kSteps};
   const auto losses = trace.tensor("losses").to_vector<double>(),
              norms = trace.tensor("grad_norms").to_vector<double>();
   ASSERT_EQ(losses.size(), static_cast<size_t>(kSteps));
   for (int64_t step = 0; step < kSteps; ++step) {
-    const StepResult result = forward_and_backward(ctx, training, trace, step);
+    for (int64_t part = 0; part < parts; ++part)
+      training.accumulate(ctx, batch_of(trace, step, part * 4 / parts, (part + 1) * 4 / parts), parts);
+    const Stage2StepResult result = training.step(ctx, schedule.lr(step));
     const auto at = static_cast<size_t>(step);
     EXPECT_NEAR(result.loss, losses[at], 1e-5 * losses[at]) << "loss of step " << step;
-    const double norm = global_norm(ctx.kernels(), result.gradients);
-    EXPECT_NEAR(norm, norms[at], 1e-4 * norms[at]) << "gradient norm of step " << step;
-    adamw.step(ctx.kernels(), result.gradients, schedule.lr(step), clip_scale(norm, 1.0));
-    ema.update(ctx.kernels());
+    EXPECT_NEAR(result.grad_norm, norms[at], 1e-4 * norms[at]) << "gradient norm of step " << step;
+    EXPECT_EQ(result.not_finite, "");
   }
-  expect_parameters(training, training.values, trace, "final.");
-  expect_parameters(training, ema.averages(), trace, "ema.");
+  EXPECT_EQ(training.steps(), kSteps);
+  expect_parameters(training, training.parameters(), trace, "final.");
+  expect_parameters(training, training.averages(), trace, "ema.");
+}
+
+TEST(TrainingTrace, TwentyStepsArePyTorchs) {
+  expect_pytorchs(1);
+}
+
+// Gradient accumulation is a larger batch, and nothing else.
+TEST(TrainingTrace, SoTheyAreInMicroBatches) {
+  expect_pytorchs(2);
+  expect_pytorchs(4);
+}
+
+TEST(TrainingTrace, DoesNotDependOnTheNumberOfThreads) {
+  const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
+  std::vector<std::vector<float>> results;
+  for (const int threads : {1, 2, 3}) {
+    Context ctx({.threads = threads});
+    const auto model = initial_model(ctx);
+    Stage2Step training(*model, options());
+    for (int64_t step = 0; step < 3; ++step) {
+      training.accumulate(ctx, batch_of(trace, step, 0, 4));
+      training.step(ctx, 1e-3);
+    }
+    results.emplace_back();
+    for (const Tensor& value : training.parameters())
+      for (const float x : value.to_vector<float>()) results.back().push_back(x);
+  }
+  EXPECT_EQ(results[0], results[1]);
+  EXPECT_EQ(results[0], results[2]);
+}
+
+TEST(TrainingTrace, AStepThatIsNotFiniteIsSkipped) {
+  Context ctx;
+  const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
+  const auto model = initial_model(ctx);
+  Stage2Step training(*model, options());
+  std::vector<Tensor> before;
+  for (const Tensor& value : training.parameters()) before.push_back(value.clone());
+  Stage2Batch batch = batch_of(trace, 0, 0, 4);
+  batch.latents.data<float>()[3] = INFINITY;
+  training.accumulate(ctx, batch);
+  const Stage2StepResult result = training.step(ctx, 1e-3);
+  EXPECT_FALSE(result.not_finite.empty());
+  EXPECT_EQ(training.steps(), 0);
+  for (size_t i = 0; i < before.size(); ++i)
+    EXPECT_EQ(training.parameters()[i].to_vector<float>(), before[i].to_vector<float>());
+  // And nothing of it is left.
+  training.accumulate(ctx, batch_of(trace, 0, 0, 4));
+  const auto norms = trace.tensor("grad_norms").to_vector<double>();
+  EXPECT_NEAR(training.step(ctx, 0.0).grad_norm, norms[0], 1e-4 * norms[0]);
 }
 
 }  // namespace
