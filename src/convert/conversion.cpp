@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "convert/staged_folder.h"
 #include "core/check.h"
 #include "core/text.h"
 #include "io/files.h"
+#include "io/staged_folder.h"
 #include "pipeline/model_index.h"
 
 namespace raedit::convert {

@@ -30,6 +30,8 @@ class AdamW {
   const std::vector<Tensor>& parameters() const { return parameters_; }
   const std::vector<Tensor>& exp_avg() const { return exp_avg_; }
   const std::vector<Tensor>& exp_avg_sq() const { return exp_avg_sq_; }
+  // The number of steps that the moments, which are overwritten in place, come from.
+  void set_steps(int64_t steps) { steps_ = steps; }
 
  private:
   AdamWOptions options_;

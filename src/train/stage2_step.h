@@ -44,6 +44,12 @@ class Stage2Step {
   // With what was accumulated, which is forgotten.
   Stage2StepResult step(Context& ctx, double lr);
 
+  // FOLDER/{transformer,ema}/ in the diffusers layout, optimizer.safetensors and trainer_state.json; the folder appears
+  // whole or not at all. Between steps only. restore() brings back every bit of it; the model must have the same
+  // config. Throws Error(format) for a folder that is not of this model, and then nothing has changed.
+  void save(const std::string& folder) const;
+  void restore(const std::string& folder);
+
   const std::vector<std::string>& names() const { return names_; }
   const std::vector<Tensor>& parameters() const { return adamw_->parameters(); }
   // Empty without ema_decay.

@@ -14,12 +14,12 @@
 #include "convert/export_statistics.h"
 #include "convert/latent_statistics.h"
 #include "convert/recipe.h"
-#include "convert/staged_folder.h"
 #include "convert/translated_weights.h"
 #include "convert/upstream_checkpoint.h"
 #include "io/files.h"
 #include "io/io_test_util.h"
 #include "io/safetensors.h"
+#include "io/staged_folder.h"
 #include "io/torch_write.h"
 #include "io/zip_writer.h"
 
@@ -403,13 +403,13 @@ TEST(StagedFolder, AppearsWholeOrNotAtAll) {
   ScratchFolder scratch;
   const std::string path = scratch / "model";
   {
-    convert::StagedFolder staged(path);
+    StagedFolder staged(path);
     write_file(staged.at("a.txt"), "1");
     EXPECT_FALSE(fs::exists(path));
   }
   EXPECT_TRUE(scratch.names().empty());
   {
-    convert::StagedFolder staged(path + "/");
+    StagedFolder staged(path + "/");
     create_directories(staged.at("sub"));
     write_file(staged.at("sub/a.txt"), "1");
     staged.commit();
@@ -417,7 +417,7 @@ TEST(StagedFolder, AppearsWholeOrNotAtAll) {
   EXPECT_EQ(scratch.names(), std::vector<std::string>{"model"});
   EXPECT_EQ(read_file(path + "/sub/a.txt"), "1");
   for (const bool commits : {false, true}) {  // into a folder that is there: nothing beside it is needed
-    convert::StagedFolder staged(path);
+    StagedFolder staged(path);
     EXPECT_EQ(scratch.names(), std::vector<std::string>{"model"});
     create_directories(staged.at("sub"));
     write_file(staged.at("sub/a.txt"), "2");
@@ -432,14 +432,14 @@ TEST(StagedFolder, AppearsWholeOrNotAtAll) {
     spit(prefix + fmt::to_string(i) + "/half.bin", "x");
   }
   {
-    convert::StagedFolder staged(path);
+    StagedFolder staged(path);
     write_file(staged.at("b.txt"), "3");
     staged.commit();
   }
   EXPECT_TRUE(fs::exists(path + "/b.txt"));
   EXPECT_FALSE(fs::exists(path + "/half.bin"));
   spit(scratch / "file", "x");
-  expect_error(ErrorCode::invalid_argument, {"file"}, [&] { convert::StagedFolder staged(scratch / "file"); });
+  expect_error(ErrorCode::invalid_argument, {"file"}, [&] { StagedFolder staged(scratch / "file"); });
 }
 
 }  // namespace

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <memory>
 
+#include "io/io_test_util.h"
 #include "io/safetensors.h"
 #include "models/checkpoint.h"
 #include "models/rae_dit_transformer.h"
@@ -22,8 +24,9 @@ constexpr int64_t kSteps = 20;
 const std::string kFolder = std::string(RAEDIT_TEST_DATA) + "/training";
 
 std::unique_ptr<models::RaeDitTransformer> initial_model(const Context& ctx) {
-  auto model = std::make_unique<models::RaeDitTransformer>(
-      models::parse_rae_dit_config(models::read_config(kFolder + "/initial", "RAEDiT2DModel"), kFolder));
+  Json config = models::read_config(kFolder + "/initial", "RAEDiT2DModel");
+  auto model = std::make_unique<models::RaeDitTransformer>(models::parse_rae_dit_config(config, kFolder));
+  model->config_json = std::move(config);
   models::load_parameters(models::named_parameters(*model), SafetensorsSet::open(kFolder + "/initial"), DType::float32,
                           ctx.kernels());
   model->complete();
@@ -124,6 +127,76 @@ TEST(TrainingTrace, AStepThatIsNotFiniteIsSkipped) {
   training.accumulate(ctx, batch_of(trace, 0, 0, 4));
   const auto norms = trace.tensor("grad_norms").to_vector<double>();
   EXPECT_NEAR(training.step(ctx, 0.0).grad_norm, norms[0], 1e-4 * norms[0]);
+}
+
+std::vector<float> all_numbers(const Stage2Step& training) {
+  std::vector<float> numbers;
+  for (const auto& tensors : {training.parameters(), training.averages()})
+    for (const Tensor& tensor : tensors)
+      for (const float x : tensor.to_vector<float>()) numbers.push_back(x);
+  return numbers;
+}
+
+void train(Context& ctx, Stage2Step& training, const SafetensorsFile& trace, int64_t first, int64_t end) {
+  for (int64_t step = first; step < end; ++step) {
+    training.accumulate(ctx, batch_of(trace, step, 0, 2), 2);
+    training.accumulate(ctx, batch_of(trace, step, 2, 4), 2);
+    training.step(ctx, 1e-3);
+  }
+}
+
+TEST(TrainingCheckpoint, StepsBeforeAndAfterAResumeAreStepsWithoutOne) {
+  Context ctx;
+  const test::ScratchFolder scratch;
+  const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
+  const auto model = initial_model(ctx);
+  Stage2Step training(*model, options());
+  train(ctx, training, trace, 0, 4);
+  training.save(scratch / "checkpoint-4");
+  EXPECT_EQ(scratch.names(), std::vector<std::string>{"checkpoint-4"});
+  train(ctx, training, trace, 4, 9);
+
+  const auto other = initial_model(ctx);
+  Stage2Step resumed(*other, options());
+  resumed.restore(scratch / "checkpoint-4");
+  EXPECT_EQ(resumed.steps(), 4);
+  train(ctx, resumed, trace, 4, 9);
+  EXPECT_TRUE(all_numbers(training) == all_numbers(resumed));
+
+  // What was saved is a model like any other.
+  const auto saved = RAEDiT2DModel::from_pretrained(scratch / "checkpoint-4/ema");
+  EXPECT_EQ(saved.config().in_channels, 8);
+}
+
+TEST(TrainingCheckpoint, ADamagedOneChangesNothing) {
+  Context ctx;
+  const test::ScratchFolder scratch;
+  const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
+  const auto model = initial_model(ctx);
+  Stage2Step training(*model, options());
+  train(ctx, training, trace, 0, 2);
+  const std::string folder = scratch / "checkpoint-2";
+  training.save(folder);
+  train(ctx, training, trace, 2, 3);
+  const std::vector<float> before = all_numbers(training);
+  const auto refused = [&](ErrorCode code, const std::string& part) {
+    test::expect_error(code, {part}, [&] { training.restore(folder); });
+    EXPECT_TRUE(all_numbers(training) == before);
+    EXPECT_EQ(training.steps(), 3);
+  };
+  const std::string optimizer = test::slurp(folder + "/optimizer.safetensors");
+  test::spit(folder + "/optimizer.safetensors", optimizer.substr(0, optimizer.size() / 2));
+  refused(ErrorCode::format, "optimizer.safetensors");
+  test::spit(folder + "/optimizer.safetensors", optimizer);
+  write_safetensors(folder + "/optimizer.safetensors",
+                    NamedTensors{{"exp_avg.pos_embed", Tensor::zeros({1}, DType::float32)}});
+  refused(ErrorCode::not_found, "exp_avg");
+  test::spit(folder + "/optimizer.safetensors", optimizer);
+  test::spit(folder + "/trainer_state.json", "{\"step\": -1}");
+  refused(ErrorCode::format, "step");
+  test::spit(folder + "/trainer_state.json", "{\"step\": 2}");
+  std::filesystem::remove_all(folder + "/ema");
+  refused(ErrorCode::not_found, "ema");
 }
 
 }  // namespace

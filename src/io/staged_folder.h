@@ -4,7 +4,7 @@
 
 #include <string>
 
-namespace raedit::convert {
+namespace raedit {
 
 class StagedFolder {
  public:
@@ -27,4 +27,4 @@ class StagedFolder {
   std::string staging_;
 };
 
-}  // namespace raedit::convert
+}  // namespace raedit

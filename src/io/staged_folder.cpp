@@ -1,4 +1,4 @@
-#include "convert/staged_folder.h"
+#include "io/staged_folder.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -11,7 +11,7 @@
 #include "core/check.h"
 #include "io/files.h"
 
-namespace raedit::convert {
+namespace raedit {
 namespace fs = std::filesystem;
 namespace {
 
@@ -124,4 +124,4 @@ void StagedFolder::commit() {
   }
 }
 
-}  // namespace raedit::convert
+}  // namespace raedit
