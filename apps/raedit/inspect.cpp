@@ -25,11 +25,6 @@ namespace {
 constexpr size_t kMostConfigBytes = size_t{1} << 30;
 constexpr size_t kLongestList = 8;
 
-bool is_file(const fs::path& path) {
-  std::error_code error;
-  return fs::is_regular_file(path, error);
-}
-
 Json read_json(const fs::path& path) {
   Json json = parse_json(read_file(path.string(), kMostConfigBytes), path.string());
   RAEDIT_CHECK(json.is_object(), {.code = ErrorCode::format, .what = "not a JSON object", .where = path.string()});

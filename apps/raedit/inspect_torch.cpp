@@ -136,13 +136,6 @@ std::string guess_kind(const std::vector<TensorRow>& tensors) {
 
 }  // namespace
 
-bool is_torch_file(const std::string& path) {
-  const std::string ending = fs::path(path).extension().string();
-  const std::array<std::string_view, 5> endings{".pt", ".pth", ".bin", ".ckpt", ".pkl"};
-  if (std::find(endings.begin(), endings.end(), ending) != endings.end()) return true;
-  return ending != ".safetensors" && TorchArchive::looks_like_one(path);
-}
-
 Component inspect_torch_file(const std::string& path) {
   const TorchArchive archive = TorchArchive::open(path);
   Component component;

@@ -7,9 +7,6 @@
 
 namespace raedit::cli {
 
-// By its ending (.pt, .pth, .bin, .ckpt, .pkl), or by what it begins with.
-bool is_torch_file(const std::string& path);
-
 // Its entries, and every tensor under the dotted path of the dicts and lists that it is in: "ema.s_embedder.weight". A
 // pickle is a graph that can be far larger than its file: the walk has a bound, and the result says where it ended.
 Component inspect_torch_file(const std::string& path);

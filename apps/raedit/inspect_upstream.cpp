@@ -22,31 +22,21 @@ namespace {
 using convert::UpstreamConfig;
 using convert::UpstreamModel;
 
-constexpr int64_t kImagenetClasses = 1000;
-
 UpstreamConfig read_upstream_config(const hub::Repository& repository, const std::string& path) {
   const std::string file = convert::resolve_input(repository, path, "config");
   return convert::parse_upstream_config(read_yaml(file), file);
 }
 
-// Also those of one stage alone, which are no whole model. Where pipeline_configs() looks, and no deeper.
+// Also those of one stage alone, which are no whole model.
 std::vector<std::string> stage_configs(const hub::Repository& repository) {
   std::vector<std::string> found;
-  const fs::path root(repository.name());
-  const auto look_at = [&](const fs::path& path) {
-    if (path.extension() != ".yaml" && path.extension() != ".yml") return;
-    const std::string file = path.lexically_relative(root).string();
+  for (const std::string& file : convert::yaml_files(repository)) {
     try {
       const UpstreamConfig config = read_upstream_config(repository, file);
       if (config.stage_1 || config.stage_2) found.push_back(file);
     } catch (const Error&) {  // some other tool's file
     }
-  };
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(root, error)) look_at(entry.path());
-  fs::recursive_directory_iterator it(root / "configs", error), end;
-  for (; !error && it != end; it.increment(error)) look_at(it->path());
-  std::sort(found.begin(), found.end());
+  }
   return found;
 }
 
@@ -130,7 +120,8 @@ std::map<int64_t, std::string> upstream_labels(const std::string& folder_or_name
   const UpstreamConfig upstream = read_upstream_config(repository, config);
   RAEDIT_CHECK(upstream.stage_2, {.code = ErrorCode::format, .what = "no section stage_2", .where = upstream.where});
   const Json model = convert::transformer_config(*upstream.stage_2, upstream.misc);
-  return model["num_classes"] == kImagenetClasses ? convert::imagenet_1k_labels() : std::map<int64_t, std::string>{};
+  return model["num_classes"] == convert::kImageNetClasses ? convert::imagenet_1k_labels()
+                                                           : std::map<int64_t, std::string>{};
 }
 
 }  // namespace raedit::cli

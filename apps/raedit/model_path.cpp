@@ -4,11 +4,13 @@
 #include <filesystem>
 #include <optional>
 
+#include "convert/inputs.h"
 #include "convert/upstream_config.h"
 #include "convert/upstream_folder.h"
 #include "core/check.h"
 #include "core/text.h"
 #include "hub/repository.h"
+#include "io/files.h"
 #include "io/yaml.h"
 #include "raedit/convert.h"
 #include "values.h"
@@ -18,11 +20,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kBundled = "emoji64";
-
-bool is_file(const fs::path& path) {
-  std::error_code error;
-  return fs::is_regular_file(path, error);
-}
 
 bool is_model(const fs::path& folder) {
   return is_file(folder / "model_index.json");
@@ -101,9 +98,8 @@ FoundModel upstream_of_yaml(const std::string& path) {
   const fs::path file = fs::absolute(path, error).lexically_normal();
   const std::optional<std::string> checkpoint = config.stage_2 ? config.stage_2->ckpt : std::nullopt;
   for (fs::path folder = file.parent_path(); checkpoint; folder = folder.parent_path()) {
-    const std::string& inner = *checkpoint;
-    if (is_file(folder / inner) || (inner.starts_with("models/") && is_file(folder / inner.substr(7))))
-      return {folder.string(), true, file.string(), model_name(folder.string())};
+    for (const std::string& inner : convert::input_candidates(*checkpoint))
+      if (is_file(folder / inner)) return {folder.string(), true, file.string(), model_name(folder.string())};
     if (!folder.has_relative_path()) break;
   }
   return {file.parent_path().string(), true, file.string(), model_name(file.parent_path().string())};

@@ -81,7 +81,6 @@ void check_space(const std::string& path, uint64_t bytes) {
 }
 
 ConvertReport run(const Conversion& c, const ConvertOutput& output) {
-  check_output(output);
   ConvertReport report = report_of(c, output);
   SourceRecord sources(!output.dry_run);
   for (const std::string& path : c.checkpoints) sources.add(path);

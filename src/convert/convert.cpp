@@ -13,6 +13,8 @@
 #include "core/guard.h"
 #include "io/files.h"
 #include "models/autoencoder_rae.h"
+#include "models/rae_dit_transformer.h"
+#include "pipeline/latent_fit.h"
 #include "pipeline/model_index.h"
 
 namespace raedit {
@@ -20,8 +22,6 @@ namespace convert {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr int64_t kImageNetClasses = 1000;
 
 std::map<int64_t, std::string> read_labels(const std::string& path) {
   const Json json = parse_json(read_file(path), path);
@@ -46,31 +46,18 @@ Conversion conversion_of(Stage2Plan plan) {
   return c;
 }
 
-// Latents of the transformer and of the autoencoder must be the same thing.
-void check_fit(const ModelPlan& transformer, const ModelPlan& vae) {
-  const Json &t = transformer.source.config, &v = vae.source.config;
-  const AutoencoderRAEConfig config = models::parse_autoencoder_rae_config(v, vae.source.where);
-  const int64_t channels = t.value("in_channels", int64_t{0}), side = t.value("sample_size", int64_t{0});
-  RAEDIT_CHECK(
-      channels == config.encoder_hidden_size && side == config.grid(),
-      {.code = ErrorCode::format,
-       .what = "transformer and autoencoder do not fit together",
-       .where = transformer.source.where,
-       .found = fmt::format("latents [{}, {}, {}]", channels, side, side),
-       .expected = fmt::format("[{0}, {1}, {1}] of the autoencoder", config.encoder_hidden_size, config.grid())});
-}
-
 void make_pipeline(Conversion& c, ModelPlan vae, const std::string& labels_path, bool imagenet_by_default) {
-  check_fit(c.models.front().second, vae);
-  const int64_t classes = c.models.front().second.source.config.value("num_classes", int64_t{0});
+  const models::ModelSource& transformer = c.models.front().second.source;
+  const RAEDiT2DModelConfig config = models::parse_rae_dit_config(transformer.config, transformer.where);
+  check_latents_fit(config, models::parse_autoencoder_rae_config(vae.source.config, vae.source.where),
+                    transformer.where);
   if (!labels_path.empty()) {
     c.id2label = read_labels(labels_path);
-  } else if (imagenet_by_default && classes == kImageNetClasses) {
+  } else if (imagenet_by_default && config.num_classes == kImageNetClasses) {
     c.id2label = imagenet_1k_labels();
     c.notes.push_back("the model has 1000 classes: they get the names of ImageNet-1k");
   }
-  c.metadata["pipeline"] = {{"saved", true},
-                            {"id2label_json_path", labels_path.empty() ? Json(nullptr) : Json(labels_path)}};
+  c.metadata["pipeline"] = {{"saved", true}, {"id2label_json_path", or_null(labels_path)}};
   c.models.emplace_back("vae", std::move(vae));
   c.is_pipeline = true;
 }
@@ -102,11 +89,10 @@ Conversion plan_stage2_conversion(const ConvertStage2Options& o, const HubOption
   return c;
 }
 
+// The whole pipeline: transformer first, vae last.
 struct PipelinePlan {
-  Stage2Plan stage2;
-  ModelPlan vae;
-  Json vae_metadata;
-  std::vector<std::string> vae_checkpoints, notes;
+  UpstreamConfig config;
+  Conversion conversion;
 };
 
 PipelinePlan plan_pipeline(const ConvertPipelineOptions& o, const HubOptions& hub, bool encoder_optional) {
@@ -121,24 +107,28 @@ PipelinePlan plan_pipeline(const ConvertPipelineOptions& o, const HubOptions& hu
   const Stage2Inputs inputs = open_inputs(o.repo_or_path, o.config_repo_or_path, o.config_path, hub);
   if (stage2.config_path.empty()) stage2.config_path = only_pipeline_config(inputs.configs);
 
-  PipelinePlan plan{plan_stage2(stage2, inputs), {}, {}, {}, {}};
+  Stage2Plan planned = plan_stage2(stage2, inputs);
+  PipelinePlan plan{planned.config, {}};
+  Conversion& c = plan.conversion;
+  c = conversion_of(std::move(planned));
   if (!o.vae_model_name_or_path.empty()) {
-    plan.vae = open_vae(o.vae_model_name_or_path, hub);
+    make_pipeline(c, open_vae(o.vae_model_name_or_path, hub), o.id2label_json_path, true);
     return plan;
   }
-  RAEDIT_CHECK(plan.stage2.config.stage_1.has_value(),
+  RAEDIT_CHECK(plan.config.stage_1.has_value(),
                {.code = ErrorCode::format,
                 .what = "the config has no section stage_1, which describes the autoencoder",
-                .where = plan.stage2.config.where,
+                .where = plan.config.where,
                 .hint = "pass vae_model_name_or_path"});
-  const RaeParts parts =
-      find_rae_parts(o, plan.stage2.config, inputs.weights, inputs.configs, hub, encoder_optional, plan.notes);
+  std::vector<std::string> notes;
+  const RaeParts parts = find_rae_parts(o, plan.config, inputs.weights, inputs.configs, hub, encoder_optional, notes);
   RaePlan rae = plan_rae(parts);
-  plan.vae = std::move(rae.vae);
-  plan.vae.source.without_encoder = parts.encoder.weights == nullptr;
-  plan.vae_metadata = std::move(rae.metadata);
-  plan.vae_checkpoints = std::move(rae.checkpoints);
-  plan.notes.insert(plan.notes.end(), rae.notes.begin(), rae.notes.end());
+  rae.vae.source.without_encoder = parts.encoder.weights == nullptr;
+  make_pipeline(c, std::move(rae.vae), o.id2label_json_path, true);
+  c.metadata["autoencoder"] = std::move(rae.metadata);
+  c.checkpoints.insert(c.checkpoints.end(), rae.checkpoints.begin(), rae.checkpoints.end());
+  c.notes.insert(c.notes.end(), notes.begin(), notes.end());
+  c.notes.insert(c.notes.end(), rae.notes.begin(), rae.notes.end());
   return plan;
 }
 
@@ -170,26 +160,16 @@ ConvertReport convert_rae(const ConvertRaeOptions& options, const ConvertOutput&
 ConvertReport convert_pipeline(const ConvertPipelineOptions& options, const ConvertOutput& output) {
   return guarded("convert_pipeline", [&] {
     check_output(output);
-    PipelinePlan plan = plan_pipeline(options, output.hub, false);
-    Conversion c = conversion_of(std::move(plan.stage2));
-    make_pipeline(c, std::move(plan.vae), options.id2label_json_path, true);
-    if (!plan.vae_metadata.is_null()) c.metadata["autoencoder"] = std::move(plan.vae_metadata);
-    c.checkpoints.insert(c.checkpoints.end(), plan.vae_checkpoints.begin(), plan.vae_checkpoints.end());
-    c.notes.insert(c.notes.end(), plan.notes.begin(), plan.notes.end());
-    return run(c, output);
+    return run(plan_pipeline(options, output.hub, false).conversion, output);
   });
 }
 
 UpstreamPipeline open_upstream(const ConvertPipelineOptions& options, const LoadOptions& load, const HubOptions& hub) {
   return guarded("open_upstream", [&] {
-    PipelinePlan plan = plan_pipeline(options, hub, true);
-    const UpstreamConfig& config = plan.stage2.config;
-    Conversion c = conversion_of(plan.stage2);
-    const ModelPlan vae = plan.vae;
-    make_pipeline(c, vae, options.id2label_json_path, true);
-    UpstreamPipeline result{RAEDiTPipeline(RAEDiT2DModel::from_source(plan.stage2.transformer.source, load),
-                                           AutoencoderRAE::from_source(vae.source, load),
-                                           FlowMatchEulerDiscreteScheduler(plan.stage2.scheduler), c.id2label),
+    const auto [config, c] = plan_pipeline(options, hub, true);
+    UpstreamPipeline result{RAEDiTPipeline(RAEDiT2DModel::from_source(c.models.front().second.source, load),
+                                           AutoencoderRAE::from_source(c.models.back().second.source, load),
+                                           FlowMatchEulerDiscreteScheduler(*c.scheduler), c.id2label),
                             std::nullopt,
                             config.where,
                             c.notes,
@@ -197,9 +177,9 @@ UpstreamPipeline open_upstream(const ConvertPipelineOptions& options, const Load
                             config.guidance_scale,
                             config.guidance_t_min,
                             config.guidance_t_max};
-    result.notes.insert(result.notes.end(), plan.notes.begin(), plan.notes.end());
-    if (plan.stage2.guide && config.guidance_method == "autoguidance")
-      result.guide_transformer = RAEDiT2DModel::from_source(plan.stage2.guide->source, load);
+    for (const auto& [folder, plan] : c.models)
+      if (folder == kGuideFolder && config.guidance_method == "autoguidance")
+        result.guide_transformer = RAEDiT2DModel::from_source(plan.source, load);
     return result;
   });
 }

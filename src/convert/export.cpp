@@ -125,6 +125,7 @@ ConvertReport convert_export(const ConvertExportOptions& options, const ConvertO
     check_output(output);
     const ExportedModels models = open_models(options.model);
     const std::vector<ExportedFile> files = torch_files(models);
+    const auto configs = config_files(models);
     const std::shared_ptr<const WeightSet> encoder = models.vae ? export_encoder(*models.vae) : nullptr;
     ConvertReport report;
     for (const std::optional<ModelPlan>* plan : {&models.transformer, &models.guide, &models.vae})
@@ -135,8 +136,7 @@ ConvertReport convert_export(const ConvertExportOptions& options, const ConvertO
       report.written.push_back((fs::path(output.output_path) / file.path).string());
     }
     if (encoder != nullptr) report.bytes += written_bytes(*encoder, output.dtype);
-    for (const auto& [path, text] : config_files(models))
-      report.written.push_back((fs::path(output.output_path) / path).string());
+    for (const auto& [path, text] : configs) report.written.push_back((fs::path(output.output_path) / path).string());
     if (output.dry_run) return report;
 
     StagedFolder staged(output.output_path);
@@ -154,7 +154,7 @@ ConvertReport convert_export(const ConvertExportOptions& options, const ConvertO
                         {{"format", "pt"}});
     }
     if (output.verify_load) verify_export(staged, written, output, report.bytes);
-    for (const auto& [path, text] : config_files(models)) {
+    for (const auto& [path, text] : configs) {
       create_directories(fs::path(staged.at(path)).parent_path().string());
       write_file(staged.at(path), text);
     }

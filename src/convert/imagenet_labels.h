@@ -7,6 +7,8 @@
 
 namespace raedit::convert {
 
+inline constexpr int64_t kImageNetClasses = 1000;
+
 // 0 -> "tench, Tinca tinca". Source and licence of the list: imagenet_labels.cpp.
 std::map<int64_t, std::string> imagenet_1k_labels();
 

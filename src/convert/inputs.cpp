@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/text.h"
+#include "io/files.h"
 #include "io/hash.h"
 
 namespace raedit::convert {
@@ -19,33 +20,28 @@ std::string expand_user(const std::string& path) {
   return path.starts_with("~/") && home != nullptr ? home + path.substr(1) : path;
 }
 
-bool is_file(const std::string& path) {
-  std::error_code error;
-  return fs::is_regular_file(path, error);
-}
-
 // What may be a path inside a repository: those that leave it are looked for on this machine only.
 bool stays_inside(const std::string& path) {
   const fs::path normal = fs::path(path).lexically_normal();
   return !normal.empty() && *normal.begin() != "..";
 }
 
-std::vector<std::string> candidates_of(const std::string& path) {
+}  // namespace
+
+std::vector<std::string> input_candidates(const std::string& path) {
   std::vector<std::string> candidates{path};
   if (path.starts_with(kModels)) candidates.push_back(path.substr(kModels.size()));
   return candidates;
 }
 
-}  // namespace
-
 std::optional<std::string> find_input(const hub::Repository& repository, const std::string& path) {
   const std::string expanded = expand_user(path);
   if (fs::path(expanded).is_absolute()) return is_file(expanded) ? std::optional(expanded) : std::nullopt;
-  for (const std::string& candidate : candidates_of(expanded)) {
+  for (const std::string& candidate : input_candidates(expanded)) {
     const std::string inside = fs::path(candidate).lexically_normal().string();
     if (stays_inside(candidate) && repository.exists(inside)) return repository.fetch(inside);
   }
-  for (const std::string& candidate : candidates_of(expanded))
+  for (const std::string& candidate : input_candidates(expanded))
     if (is_file(candidate)) return candidate;
   return std::nullopt;
 }

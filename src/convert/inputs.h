@@ -13,6 +13,9 @@
 
 namespace raedit::convert {
 
+// Under which names a relative path is looked for: its own, and without a leading "models/".
+std::vector<std::string> input_candidates(const std::string& path);
+
 // Finds a file that a config or an option names. An absolute path (or ~/...) must exist. A relative one is looked for
 // inside the repository, there again without a leading "models/" (the published repository lacks that folder, which
 // upstream's configs name), and then from the working directory, in the same order as the script's.

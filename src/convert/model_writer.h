@@ -18,6 +18,11 @@ struct ModelPlan {
   std::vector<std::string> computed;  // tensors that the checkpoint did not bring
 };
 
+// For metadata: null for what was not given.
+inline Json or_null(const std::string& text) {
+  return text.empty() ? Json(nullptr) : Json(text);
+}
+
 // The dtype that a tensor of this type is written in: `dtype` for floating-point ones.
 DType written_dtype(DType from, DType dtype);
 uint64_t written_bytes(const WeightSet& weights, DType dtype);

@@ -131,11 +131,11 @@ Json metadata_of(const RaeParts& p, const StateDict& state) {
                      {"patch_size", p.encoder.facts.patch_size},
                      {"num_hidden_layers", p.encoder.facts.num_hidden_layers}};
   json["decoder"] = {{"checkpoint_path", p.decoder_file},
-                     {"checkpoint_key", p.decoder_key.empty() ? Json(nullptr) : Json(p.decoder_key)},
-                     {"state_dict", state.key.empty() ? Json(nullptr) : Json(state.key)},
+                     {"checkpoint_key", or_null(p.decoder_key)},
+                     {"state_dict", or_null(state.key)},
                      {"prefer_ema", !p.disable_ema}};
   json["statistics"] = {
-      {"checkpoint_path", p.stats_file ? Json(*p.stats_file) : Json(nullptr)},
+      {"checkpoint_path", or_null(p.stats_file.value_or(""))},
       {"latents_std", p.latents_std == LatentsStd::diffusers ? "sqrt(var + 1e-5)" : "sqrt(var + 1e-5) - 1e-5"}};
   return json;
 }

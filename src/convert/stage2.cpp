@@ -52,17 +52,13 @@ Json describe(const Loaded& loaded, const ConvertStage2Options& options) {
   Json config = loaded.plan.source.config;
   config.erase("_class_name");
   Json json{{"checkpoint_path", loaded.checkpoint}};
-  json["checkpoint_key"] = options.checkpoint_key.empty() ? Json(nullptr) : Json(options.checkpoint_key);
-  json["state_dict"] = loaded.key.empty() ? Json(nullptr) : Json(loaded.key);
+  json["checkpoint_key"] = or_null(options.checkpoint_key);
+  json["state_dict"] = or_null(loaded.key);
   json["prefer_ema"] = !options.disable_ema;
   json["config"] = config;
   json["num_parameters"] = count_numbers(loaded.plan);
   if (!loaded.plan.computed.empty()) json["computed"] = loaded.plan.computed;
   return json;
-}
-
-Json or_null(const std::string& text) {
-  return text.empty() ? Json(nullptr) : Json(text);
 }
 
 Json metadata_of(const ConvertStage2Options& options, const UpstreamConfig& config,

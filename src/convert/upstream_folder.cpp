@@ -18,7 +18,23 @@ bool is_yaml(const std::string& path) {
   return path.ends_with(".yaml") || path.ends_with(".yml");
 }
 
-// Of a folder only what is needed: it may hold a data set.
+bool describes_pipeline(const hub::Repository& repository, const std::string& path) {
+  // A folder of that name, a link to nowhere, a name that no repository has: found by listing, but no file of ours.
+  std::error_code error;
+  if (repository.is_local() && !fs::is_regular_file(fs::path(repository.name()) / path, error)) return false;
+  const std::string file =
+      repository.is_local() ? (fs::path(repository.name()) / path).string() : repository.fetch(path);
+  try {
+    const Json yaml = read_yaml(file);
+    return (yaml.contains("stage_1") || yaml.contains("stage1")) &&
+           (yaml.contains("stage_2") || yaml.contains("stage2"));
+  } catch (const Error&) {
+    return false;  // some other tool's file
+  }
+}
+
+}  // namespace
+
 std::vector<std::string> yaml_files(const hub::Repository& repository) {
   std::vector<std::string> files;
   if (!repository.is_local()) {
@@ -36,23 +52,6 @@ std::vector<std::string> yaml_files(const hub::Repository& repository) {
   std::sort(files.begin(), files.end());
   return files;
 }
-
-bool describes_pipeline(const hub::Repository& repository, const std::string& path) {
-  // A folder of that name, a link to nowhere, a name that no repository has: found by listing, but no file of ours.
-  std::error_code error;
-  if (repository.is_local() && !fs::is_regular_file(fs::path(repository.name()) / path, error)) return false;
-  const std::string file =
-      repository.is_local() ? (fs::path(repository.name()) / path).string() : repository.fetch(path);
-  try {
-    const Json yaml = read_yaml(file);
-    return (yaml.contains("stage_1") || yaml.contains("stage1")) &&
-           (yaml.contains("stage_2") || yaml.contains("stage2"));
-  } catch (const Error&) {
-    return false;  // some other tool's file
-  }
-}
-
-}  // namespace
 
 std::vector<std::string> pipeline_configs(const hub::Repository& repository) {
   std::vector<std::string> top, below;

@@ -8,6 +8,10 @@
 
 namespace raedit::convert {
 
+// The YAML files of `repository`, by their paths inside it, sorted: of a folder those at its top level and below
+// configs/ (it may hold a data set).
+std::vector<std::string> yaml_files(const hub::Repository& repository);
+
 // The configs that describe a whole pipeline (stage_1 and stage_2), by their paths inside `repository`: those at the
 // top level, or, when there is none, those below configs/. YAML files that cannot be read are passed over.
 std::vector<std::string> pipeline_configs(const hub::Repository& repository);

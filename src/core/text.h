@@ -1,8 +1,10 @@
 // Small helpers for messages: closest names for "did you mean", joined lists, sizes for people.
 #pragma once
 
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,6 +21,14 @@ std::vector<std::string> nearest(std::string_view name, std::span<const std::str
 
 // "did you mean 'a' or 'b'?", or "" when nothing is near: the hint of an error.
 std::string did_you_mean(std::string_view name, std::span<const std::string> candidates);
+
+// The number that the whole text is, or nothing: "12" but not "12 ", "+1" or "".
+template <class T>
+std::optional<T> number_of(std::string_view text) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
+}
 
 std::string join(std::span<const std::string> items, std::string_view separator = ", ");
 

@@ -4,8 +4,7 @@
 #include <numbers>
 #include <string>
 
-#include "core/check.h"
-#include "core/text.h"
+#include "core/named_value.h"
 
 namespace raedit::diffusion {
 namespace {
@@ -19,16 +18,7 @@ constexpr std::pair<std::string_view, WeightingScheme> kNames[] = {{"none", Weig
 }  // namespace
 
 WeightingScheme weighting_scheme_from_name(std::string_view name) {
-  std::vector<std::string> known;
-  for (const auto& [known_name, scheme] : kNames) {
-    if (name == known_name) return scheme;
-    known.emplace_back(known_name);
-  }
-  raise({.code = ErrorCode::invalid_argument,
-         .what = "unknown weighting scheme",
-         .found = std::string(name),
-         .expected = join(known),
-         .hint = did_you_mean(name, known)});
+  return named_value(name, kNames, "unknown weighting scheme");
 }
 
 std::vector<float> sample_density(const DensityOptions& o, int64_t count, Generator& generator) {

@@ -15,11 +15,6 @@ namespace {
 // numbers, which are rounded to it first.
 
 template <class T>
-T shifted(double shift, T sigma) {
-  return static_cast<T>(shift) * sigma / (T{1} + static_cast<T>(shift - 1) * sigma);
-}
-
-template <class T>
 void shift_all(double shift, std::vector<T>& sigmas) {
   for (T& sigma : sigmas) sigma = shifted(shift, sigma);
 }

@@ -11,6 +11,12 @@
 
 namespace raedit::diffusion {
 
+// shift * sigma / (1 + (shift - 1) * sigma), in T's precision.
+template <class T>
+T shifted(double shift, T sigma) {
+  return static_cast<T>(shift) * sigma / (T{1} + static_cast<T>(shift - 1) * sigma);
+}
+
 // sigma = t / N for t = N, N-1, ..., 1 in float32, shifted in float32 unless shifting is dynamic.
 std::vector<float> training_sigmas(const FlowMatchEulerDiscreteSchedulerConfig& config);
 

@@ -3,12 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <numbers>
 
 #include "core/check.h"
+#include "core/text.h"
+#include "diffusion/sigma_schedule.h"
 
 namespace raedit::diffusion {
 namespace {
@@ -35,14 +36,13 @@ float logit_normal(const TimeDistribution& d, float u) {
 }
 
 double parse_part(std::string_view text, const std::string& type) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  RAEDIT_CHECK(error == std::errc() && end == text.data() + text.size() && std::isfinite(value),
+  const std::optional<double> value = number_of<double>(text);
+  RAEDIT_CHECK(value && std::isfinite(*value),
                {.code = ErrorCode::invalid_argument,
                 .what = "unknown distribution of times",
                 .found = type,
                 .expected = "uniform or logit-normal_MU_SIGMA, such as logit-normal_0_1"});
-  return value;
+  return *value;
 }
 
 }  // namespace
@@ -82,10 +82,9 @@ TimeDistribution TimeDistribution::parse(const std::string& type, double shift) 
 std::vector<float> sample_times(const TimeDistribution& d, int64_t count, Generator& generator) {
   std::vector<float> times = generator.rand({count}, DType::float32).to_vector<float>();
   const auto low = static_cast<float>(d.low), width = static_cast<float>(d.high - d.low);
-  const auto shift = static_cast<float>(d.shift), rest = static_cast<float>(d.shift - 1.0);
   for (float& t : times) {
     t = d.kind == TimeDistribution::Kind::uniform ? t * width + low : logit_normal(d, t);
-    t = shift * t / (1.0f + rest * t);
+    t = shifted(d.shift, t);
   }
   return times;
 }

@@ -42,7 +42,6 @@ class CacheFolder {
 
 // All regular files below `folder`, as paths with '/', sorted. Links to files count, links to folders are not followed.
 std::vector<std::string> files_below(const std::string& folder);
-bool is_file(const std::string& path);
 bool is_folder(const std::string& path);
 
 // Held by one thread of one process at a time; huggingface_hub takes the same lock.

@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 
 #include "core/check.h"
 #include "core/json.h"
+#include "core/text.h"
 
 namespace raedit::hub {
 namespace {
@@ -15,13 +15,6 @@ namespace {
 constexpr size_t kMaxListingBytes = size_t{64} << 20;
 constexpr double kMaxPauseSeconds = 30;
 constexpr double kMaxRetryAfterSeconds = 60;
-
-std::optional<uint64_t> parse_size(const std::string& text) {
-  uint64_t size = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), size);
-  if (text.empty() || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return size;
-}
 
 // What strangers send is shown, but not all of it, and not what moves the cursor.
 std::string shown(std::string text) {
@@ -173,8 +166,8 @@ FileMetadata HubClient::metadata(const ModelName& name, const std::string& commi
                                              .found = metadata.etag.empty() ? "no ETag" : shown(metadata.etag),
                                              .expected = "a hash",
                                              .hint = "is HF_ENDPOINT the address of a hub?"});
-  metadata.size = parse_size(response.header("x-linked-size"));
-  if (!metadata.size && response.ok()) metadata.size = parse_size(response.header("content-length"));
+  metadata.size = number_of<uint64_t>(response.header("x-linked-size"));
+  if (!metadata.size && response.ok()) metadata.size = number_of<uint64_t>(response.header("content-length"));
   return metadata;
 }
 

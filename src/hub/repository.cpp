@@ -17,6 +17,7 @@
 #include "hub/download.h"
 #include "hub/names.h"
 #include "hub/settings.h"
+#include "io/files.h"
 
 namespace raedit::hub {
 namespace {

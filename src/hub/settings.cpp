@@ -4,13 +4,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <initializer_list>
 #include <thread>
 
 #include "core/check.h"
+#include "core/text.h"
 #include "io/files.h"
 
 namespace raedit::hub {
@@ -109,15 +109,13 @@ std::string token_of(const HubOptions& options) {
 long stall_seconds() {
   const std::string text = environment("HF_HUB_DOWNLOAD_TIMEOUT");
   if (text.empty()) return Settings{}.stall_seconds;
-  long seconds = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
-  RAEDIT_CHECK(error == std::errc() && end == text.data() + text.size() && seconds >= 1 && seconds <= 86400,
-               {.code = ErrorCode::invalid_argument,
-                .what = "the timeout cannot be used",
-                .where = "HF_HUB_DOWNLOAD_TIMEOUT",
-                .found = text,
-                .expected = "whole seconds, 1 to 86400"});
-  return seconds;
+  const std::optional<long> seconds = number_of<long>(text);
+  RAEDIT_CHECK(seconds && *seconds >= 1 && *seconds <= 86400, {.code = ErrorCode::invalid_argument,
+                                                               .what = "the timeout cannot be used",
+                                                               .where = "HF_HUB_DOWNLOAD_TIMEOUT",
+                                                               .found = text,
+                                                               .expected = "whole seconds, 1 to 86400"});
+  return *seconds;
 }
 
 }  // namespace

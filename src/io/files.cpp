@@ -234,6 +234,11 @@ void write_file(const std::string& path, std::string_view content) {
   file.commit();
 }
 
+bool is_file(const std::string& path) {
+  struct stat status {};
+  return ::stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
+}
+
 void create_directories(const std::string& path) {
   std::error_code error;
   fs::create_directories(path, error);

@@ -79,6 +79,9 @@ class AtomicFile {
 // write + commit.
 void write_file(const std::string& path, std::string_view content);
 
+// Whether there is a regular file, links followed.
+bool is_file(const std::string& path);
+
 // Makes the folder and those above it; one that exists is fine.
 void create_directories(const std::string& path);
 

@@ -1,5 +1,4 @@
 #include "io/weight_folder.h"
-#include "io/files.h"
 
 #include <filesystem>
 
@@ -57,7 +56,7 @@ bool is_torch_file(const std::string& path) {
   const auto file = MappedFile::open(path);
   const bool begins_as_safetensors = file->size() > 8 && static_cast<char>(file->data()[8]) == '{';
   if (begins_as_safetensors) return false;
-  for (const char* ending : {".pt", ".pth", ".ckpt", ".bin"})
+  for (const char* ending : {".pt", ".pth", ".bin", ".ckpt", ".pkl"})
     if (path.ends_with(ending)) return true;
   return false;
 }

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -239,12 +238,11 @@ class Resolver {
     }
     if (!node.is_array())
       fail(at, fmt::format("an interpolation leads nowhere: '{}' is no list and no object", place.path()), text);
-    int64_t index = 0;
-    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), index);
+    const std::optional<int64_t> found = number_of<int64_t>(name);
     const auto size = static_cast<int64_t>(node.size());
-    if (error != std::errc() || end != name.data() + name.size() || index < -size || index >= size)
+    if (!found || *found < -size || *found >= size)
       fail(at, fmt::format("an interpolation leads nowhere: no element '{}' in {}", name, place.path()), text);
-    if (index < 0) index += size;
+    const int64_t index = *found < 0 ? *found + size : *found;
     place.enter(node[static_cast<size_t>(index)], std::to_string(index));
   }
 

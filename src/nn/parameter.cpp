@@ -23,7 +23,7 @@ void assign(Parameter& parameter, const Tensor& source, DType dtype, const backe
 
 void make_trainable(Parameter& parameter) {
   parameter.packed = nullptr;
-  parameter.value = parameter.value.to(DType::float32).contiguous().clone();
+  parameter.value = parameter.value.to(DType::float32).clone();
   parameter.source = parameter.value.reshape(parameter.shape);
 }
 

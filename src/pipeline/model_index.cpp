@@ -2,9 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
-
 #include "core/check.h"
+#include "core/text.h"
 
 namespace raedit {
 
@@ -20,11 +19,9 @@ std::map<int64_t, std::string> read_id2label(const Json& index, const std::strin
   };
   if (!index["id2label"].is_object()) bad(index["id2label"].type_name());
   for (const auto& [key, value] : index["id2label"].items()) {
-    int64_t id = -1;
-    const auto [end, status] = std::from_chars(key.data(), key.data() + key.size(), id);
-    if (status != std::errc() || end != key.data() + key.size() || id < 0 || !value.is_string())
-      bad(fmt::format("'{}'", key));
-    id2label[id] = value.get<std::string>();
+    const std::optional<int64_t> id = number_of<int64_t>(key);
+    if (!id || *id < 0 || !value.is_string()) bad(fmt::format("'{}'", key));
+    id2label[*id] = value.get<std::string>();
   }
   return id2label;
 }

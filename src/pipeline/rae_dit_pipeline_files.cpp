@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "core/json.h"
 #include "io/files.h"
+#include "pipeline/latent_fit.h"
 #include "pipeline/model_index.h"
 #include "raedit/rae_dit_pipeline.h"
 
@@ -63,6 +64,23 @@ void check_index(const Json& index, const std::string& path) {
 
 }  // namespace
 
+void check_latents_fit(const RAEDiT2DModelConfig& transformer, const AutoencoderRAEConfig& vae,
+                       const std::string& where) {
+  const int64_t latent_channels = vae.encoder_hidden_size;
+  RAEDIT_CHECK(vae.reshape_to_2d, {.code = ErrorCode::format,
+                                   .what = "the autoencoder's latents are token lists, not maps",
+                                   .where = where,
+                                   .found = "reshape_to_2d false",
+                                   .expected = "reshape_to_2d true"});
+  RAEDIT_CHECK(
+      transformer.in_channels == latent_channels && transformer.sample_size == vae.grid(),
+      {.code = ErrorCode::format,
+       .what = "transformer and autoencoder do not fit together",
+       .where = where,
+       .found = fmt::format("transformer latents [{0}, {1}, {1}]", transformer.in_channels, transformer.sample_size),
+       .expected = fmt::format("[{0}, {1}, {1}] of the autoencoder", latent_channels, vae.grid())});
+}
+
 RAEDiTPipeline::RAEDiTPipeline(RAEDiT2DModel transformer, AutoencoderRAE vae, FlowMatchEulerDiscreteScheduler scheduler,
                                std::map<int64_t, std::string> id2label)
     : transformer_(std::move(transformer)),
@@ -70,20 +88,7 @@ RAEDiTPipeline::RAEDiTPipeline(RAEDiT2DModel transformer, AutoencoderRAE vae, Fl
       scheduler_(std::move(scheduler)),
       id2label_(std::move(id2label)),
       labels_(names_of(id2label_)) {
-  const int64_t latent_channels = vae_.config().encoder_hidden_size;
-  RAEDIT_CHECK(vae_.config().reshape_to_2d, {.code = ErrorCode::format,
-                                             .what = "the autoencoder's latents are token lists, not maps",
-                                             .where = "RAEDiTPipeline",
-                                             .found = "reshape_to_2d false",
-                                             .expected = "reshape_to_2d true"});
-  RAEDIT_CHECK(
-      transformer_.config().in_channels == latent_channels && transformer_.config().sample_size == vae_.config().grid(),
-      {.code = ErrorCode::format,
-       .what = "transformer and autoencoder do not fit together",
-       .where = "RAEDiTPipeline",
-       .found = fmt::format("transformer latents [{0}, {1}, {1}]", transformer_.config().in_channels,
-                            transformer_.config().sample_size),
-       .expected = fmt::format("[{0}, {1}, {1}] of the autoencoder", latent_channels, vae_.config().grid())});
+  check_latents_fit(transformer_.config(), vae_.config(), "RAEDiTPipeline");
 }
 
 RAEDiTPipeline RAEDiTPipeline::from_pretrained(const std::string& folder, const LoadOptions& options) {

@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <numbers>
 
 #include "core/check.h"
+#include "core/named_value.h"
 #include "core/text.h"
 
 namespace raedit::train {
@@ -24,29 +24,18 @@ constexpr std::pair<std::string_view, LrScheduleType> kNames[] = {
 
 template <class T>
 T parse_number(std::string_view text, const std::string& rules) {
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  RAEDIT_CHECK(error == std::errc() && end == text.data() + text.size() && value >= T{},
-               {.code = ErrorCode::invalid_argument,
-                .what = "rules of a piecewise constant learning rate are wrong",
-                .found = rules,
-                .expected = "FACTOR:STEP,...,FACTOR such as 1:10,0.1:20,0.01"});
-  return value;
+  const std::optional<T> value = number_of<T>(text);
+  RAEDIT_CHECK(value && *value >= T{}, {.code = ErrorCode::invalid_argument,
+                                        .what = "rules of a piecewise constant learning rate are wrong",
+                                        .found = rules,
+                                        .expected = "FACTOR:STEP,...,FACTOR such as 1:10,0.1:20,0.01"});
+  return *value;
 }
 
 }  // namespace
 
 LrScheduleType lr_schedule_from_name(std::string_view name) {
-  std::vector<std::string> known;
-  for (const auto& [known_name, type] : kNames) {
-    if (name == known_name) return type;
-    known.emplace_back(known_name);
-  }
-  raise({.code = ErrorCode::invalid_argument,
-         .what = "unknown learning-rate schedule",
-         .found = std::string(name),
-         .expected = join(known),
-         .hint = did_you_mean(name, known)});
+  return named_value(name, kNames, "unknown learning-rate schedule");
 }
 
 double LrSchedule::lr(int64_t step) const {

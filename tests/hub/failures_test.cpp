@@ -56,24 +56,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Files of this process end at `bytes`: what a full disk looks like without one.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  void (*handler_)(int);
-  rlimit before_{};
-};
-
 TEST_F(Failures, TriesAgainWhatMayPass) {
   for (const int status : {408, 429, 500, 502, 503, 504}) {
     fs::remove_all(cache);
@@ -221,7 +203,7 @@ TEST_F(Failures, AStalledTransferIsGivenUpAndResumed) {
 
 TEST_F(Failures, ADiskThatFillsHalfwaySaysHowMuchItTakes) {
   {
-    const FileSizeLimit limit(100'000);
+    const test::FileSizeLimit limit(100'000);
     expect_failure(ErrorCode::io, {"File too large", ".incomplete", "97.66 KiB written", "292.98 KiB in all",
                                    "195.32 KiB more", "ulimit"});
   }

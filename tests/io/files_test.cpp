@@ -17,24 +17,6 @@ using test::ScratchFolder;
 using test::slurp;
 using test::spit;
 
-// Files of this process end at `bytes`: what a full disk looks like without one.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  void (*handler_)(int);
-  rlimit before_{};
-};
-
 // Permissions do not bind root, so root becomes somebody else for a while.
 class Unprivileged {
  public:
@@ -150,7 +132,7 @@ TEST(AtomicFile, FailingOverwriteKeepsTheOldFile) {
   const ScratchFolder folder;
   spit(folder / "a", "old");
   {
-    const FileSizeLimit limit(10'000);
+    const test::FileSizeLimit limit(10'000);
     expect_error(ErrorCode::io, {folder / "a", "cannot write", "File too large", "ulimit"},
                  [&] { write_file(folder / "a", pattern(10'001)); });
   }

@@ -3,6 +3,7 @@
 
 #include <csignal>
 
+#include "counted_sources.h"
 #include "io/files.h"
 #include "io/safetensors.h"
 #include "io_test_util.h"
@@ -89,24 +90,10 @@ TEST(WriteSafetensors, StridedTensorLargerThanAChunk) {
 
 TEST(WriteSafetensors, AsksForOneTensorAtATime) {
   const ScratchFolder folder;
-  int alive = 0, most = 0, made = 0;
-  std::vector<TensorSource> sources;
-  for (int i = 0; i < 5; ++i)
-    sources.push_back({"t" + std::to_string(i), DType::uint8, {1000}, [&, i] {
-                         most = std::max(most, ++alive);
-                         ++made;
-                         auto* bytes = new std::byte[1000];
-                         std::fill(bytes, bytes + 1000, static_cast<std::byte>(i));
-                         return Tensor(std::make_shared<Storage>(bytes, 1000,
-                                                                 [&](std::byte* data, size_t) {
-                                                                   delete[] data;
-                                                                   --alive;
-                                                                 }),
-                                       0, {1000}, DType::uint8);
-                       }});
-  write_safetensors(folder / "a", sources);
-  EXPECT_EQ(made, 5);
-  EXPECT_EQ(most, 1);
+  test::CountedSources counted(5);
+  write_safetensors(folder / "a", counted.sources);
+  EXPECT_EQ(counted.made, 5);
+  EXPECT_EQ(counted.most, 1);
   EXPECT_EQ(SafetensorsFile::open(folder / "a").tensor("t3").to_vector<uint8_t>(), std::vector<uint8_t>(1000, 3));
 }
 

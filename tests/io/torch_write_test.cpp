@@ -1,6 +1,7 @@
 // write_torch: the zip as torch lays it out, the pickle byte for byte, and nothing half done.
 #include "io/torch_write.h"
 
+#include "counted_sources.h"
 #include "io/torch_archive.h"
 #include "io_test_util.h"
 #include "zip_bytes.h"
@@ -168,23 +169,10 @@ TEST(WriteTorch, WritesLongIntegers) {
 
 TEST(WriteTorch, AsksForEachTensorOnceAndForOneAtATime) {
   const ScratchFolder folder;
-  int alive = 0, most = 0, made = 0;
-  std::vector<TensorSource> sources;
-  for (int i = 0; i < 5; ++i)
-    sources.push_back({"t" + std::to_string(i), DType::uint8, {1000}, [&, i] {
-                         most = std::max(most, ++alive);
-                         ++made;
-                         auto* bytes = new std::byte[1000];
-                         std::fill(bytes, bytes + 1000, static_cast<std::byte>(i));
-                         const auto free_bytes = [&](std::byte* data, size_t) {
-                           delete[] data;
-                           --alive;
-                         };
-                         return Tensor(std::make_shared<Storage>(bytes, 1000, free_bytes), 0, {1000}, DType::uint8);
-                       }});
-  write_torch(folder / "a.pt", sources);
-  EXPECT_EQ(made, 5);
-  EXPECT_EQ(most, 1);
+  test::CountedSources counted(5);
+  write_torch(folder / "a.pt", counted.sources);
+  EXPECT_EQ(counted.made, 5);
+  EXPECT_EQ(counted.most, 1);
 }
 
 TEST(WriteTorch, StridedTensorLargerThanAChunk) {

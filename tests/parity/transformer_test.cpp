@@ -89,8 +89,7 @@ TEST_P(Transformer, EveryGradientAgrees) {
   Tape tape;
   for (const auto& [name, parameter] : parameters) {
     if (!parameter->trained()) continue;
-    parameter->packed = nullptr;  // as in training: the numbers may have changed since they were packed
-    parameter->value = parameter->value.to(DType::float32).clone();
+    nn::make_trainable(*parameter);
     tape.watch(parameter->value);
   }
   const Tensor hidden_states = io.tensor("hidden_states").clone();

@@ -203,32 +203,13 @@ TEST(EventFile, FolderThatCannotBeWritten) {
                [&] { MetricsFile::resume(scratch / "none/metrics.jsonl", 1); });
 }
 
-// No file of this process grows beyond `bytes` while it lives.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(uint64_t bytes) {
-    handler_ = ::signal(SIGXFSZ, SIG_IGN);
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) throw std::runtime_error("setrlimit");
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    ::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_{};
-  void (*handler_)(int) = nullptr;
-};
-
 TEST(EventFile, HalfARecordIsTakenBack) {
   const ScratchFolder scratch;
   EventFile events(scratch.path());
   auto metrics = MetricsFile::create(scratch / "metrics.jsonl");
   const std::string events_before = slurp(events.path());
   {
-    const FileSizeLimit limit(events_before.size() + 10);
+    const test::FileSizeLimit limit(events_before.size() + 10);
     expect_error(ErrorCode::io, {events.path(), "ulimit"}, [&] { events.add_scalar(1, "lost", 1.0f); });
     const Json line = {{"step", 1}, {"text", std::string(events_before.size() + 20, 'x')}};
     expect_error(ErrorCode::io, {"metrics.jsonl", "ulimit"}, [&] { metrics.append(line); });
