@@ -17,11 +17,13 @@ namespace backend {
 class Kernels;
 }
 
-enum class DeviceType { cpu };
+enum class DeviceType { cpu, cuda };
 
 struct Device {
   DeviceType type = DeviceType::cpu;
-  // "cpu". Throws Error(unsupported) for a device that this build does not have, naming those it has.
+  int index = 0;  // of several GPUs
+  // "cpu", "cuda" or "cuda:1". Throws Error(invalid_argument) for other names; whether the machine has the device shows
+  // when a Context is made.
   RAEDIT_API static Device from_name(std::string_view name);
 };
 
@@ -44,10 +46,16 @@ class RAEDIT_API Context {
   // Uninitialised / zeroed memory from the arena. The same sequence of calls gets the same addresses.
   Tensor empty(const Shape& shape, DType dtype);
   Tensor zeros(const Shape& shape, DType dtype);
+  // The tensor itself when it is in the memory of this device, else a copy that is. Ops call it on every operand, so
+  // host tensors may be passed anywhere; a gradient that the tape wants does not follow.
+  Tensor here(const Tensor& tensor);
 
   const backend::Kernels& kernels() const;
   Arena& arena();
   int threads() const;
+  Device device() const;
+  // Waits until the device has done everything that was asked of it.
+  void synchronize() const;
   // What runs and why, for people: "cpu, 2 threads, avx512 (bf16 dot product)".
   std::string description() const;
 

@@ -16,14 +16,18 @@
 
 namespace raedit {
 
+class DeviceMemory;
+
 // A run of bytes with an owner: allocated, mapped from a file, or lent by an arena. Freed by `release` when the last
 // Tensor that looks at it is gone.
 class RAEDIT_API Storage {
  public:
   using Release = std::function<void(std::byte*, size_t)>;
 
-  // Takes over `data`. `read_only` storage (a mapped file) must not be written.
-  Storage(std::byte* data, size_t bytes, Release release, bool read_only = false);
+  // Takes over `data`. `read_only` storage (a mapped file) must not be written. `memory`: the device's where `data` is
+  // an address that the processor cannot read.
+  Storage(std::byte* data, size_t bytes, Release release, bool read_only = false,
+          std::shared_ptr<const DeviceMemory> memory = nullptr);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -34,6 +38,8 @@ class RAEDIT_API Storage {
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
   bool read_only() const { return read_only_; }
+  // Null for host memory.
+  const std::shared_ptr<const DeviceMemory>& memory() const { return memory_; }
   // Unique in the process and never used again, unlike the address: names the storage in a gradient tape.
   uint64_t id() const { return id_; }
 
@@ -42,6 +48,7 @@ class RAEDIT_API Storage {
   size_t bytes_;
   Release release_;
   bool read_only_;
+  std::shared_ptr<const DeviceMemory> memory_;
   uint64_t id_;
 };
 
@@ -78,11 +85,13 @@ class RAEDIT_API Tensor {
   int64_t numel() const { return shape_.numel(); }
   size_t nbytes() const { return static_cast<size_t>(numel()) * size_of(dtype_); }
   bool is_contiguous() const;
+  // Whether the processor can read it. Tensors of a GPU come here through cpu() or any of the copies below.
+  bool on_host() const { return storage_ == nullptr || storage_->memory() == nullptr; }
   const std::shared_ptr<Storage>& storage() const { return storage_; }
   size_t offset_bytes() const { return offset_bytes_; }
 
   std::byte* raw() const { return storage_->data() + offset_bytes_; }
-  // First element. Throws Error(internal) when T is not the dtype.
+  // First element. Throws Error(internal) when T is not the dtype. A device's address where on_host() is false.
   template <class T>
   T* data() const {
     require_dtype(DTypeOf<T>::value);
@@ -99,11 +108,13 @@ class RAEDIT_API Tensor {
   // The view that `this` is of its storage, taken of another storage with `dtype` elements at the same positions.
   Tensor same_view_of(std::shared_ptr<Storage> storage, DType dtype) const;
 
-  // Copies. contiguous() and to() return the tensor itself when nothing has to change.
+  // The tensor itself when it is on the host, else a copy there; waits for the device.
+  Tensor cpu() const;
+  // Copies, in host memory. contiguous() and to() return the tensor itself when nothing has to change.
   Tensor clone() const;
   Tensor contiguous() const;
   Tensor to(DType dtype) const;
-  void copy_from(const Tensor& source) const;  // same shape, any strides and dtypes
+  void copy_from(const Tensor& source) const;  // same shape, any strides, dtypes and memories
   // All elements in row-major order, converted.
   template <class T>
   std::vector<T> to_vector() const;

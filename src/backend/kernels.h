@@ -12,11 +12,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "core/check.h"
 #include "raedit/tensor.h"
+#include "tensor/memory.h"
 
 namespace raedit::backend {
 
@@ -81,9 +84,28 @@ struct ResampleAxis {
   std::vector<Taps> outputs;
 };
 
+// Work that was captured once and runs again as often as wanted, on the same memory.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  virtual void launch() const = 0;
+};
+
 class Kernels {
  public:
   virtual ~Kernels() = default;
+
+  // Where the tensors of this device live; null for host memory.
+  virtual std::shared_ptr<const DeviceMemory> memory() const { return nullptr; }
+  // Waits until everything that was asked for is done. Nothing to do where calls return when they are done.
+  virtual void synchronize() const {}
+  // Runs `work` without its effects and keeps what it asked of the device, as long as the tensors that it used live;
+  // null where a device has no such thing. Everything that `work` allocates must come from an arena that did the same
+  // before.
+  virtual std::unique_ptr<Graph> capture(const std::function<void()>& work) const {
+    (void)work;
+    return nullptr;
+  }
 
   // What runs here and why, for people: "cpu, 2 threads, avx512".
   virtual std::string description() const = 0;
@@ -97,8 +119,9 @@ class Kernels {
   // out[M,N] = act(x[M,K] * weight^T + bias[N] float32). x of weight.dtype; out float32 or bfloat16.
   virtual void linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
                       const Tensor& out) const = 0;
-  // out[M,N] float32 (+)= a[M,K] * b[K,N]; a and b of any strides and either dtype. For gradients.
-  virtual void matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate) const = 0;
+  // out[M,N] float32 (+)= a[M,K] * b[K,N]; a and b of any strides and either dtype. For gradients. compute: bfloat16
+  // allows a device to round float32 operands to bfloat16 first; float32 does not.
+  virtual void matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate, DType compute) const = 0;
   // softmax(q k^T * scale) v per head. q [B,N,H,Dh], k and v [B,Nk,H,Dh], out [B,N,H,Dh].
   virtual void attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out) const = 0;
   virtual void attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
@@ -106,6 +129,15 @@ class Kernels {
 
   // ---- norms
   virtual void norm(const NormArgs& args, const Tensor& out) const = 0;
+  // Forms that a device may have for inference, several ops in one pass; ops/ composes them where fused() is false.
+  virtual bool fused() const { return false; }
+  // rope(norm(x)): args.x and out [B,N,H,Dh] (x of any outer strides), the norm over Dh without scale and shift; cos
+  // and sin [N,Dh], undefined for the norm alone.
+  virtual void norm_rope(const NormArgs& args, const Tensor& cos, const Tensor& sin, const Tensor& out) const;
+  // sum = x + gate * y and out = norm(sum): args.x is `sum`. Both [B,N,D].
+  virtual void add_gated_norm(const Tensor& x, const Tensor& y, const Tensor& gate, const NormArgs& args,
+                              const Tensor& out) const;
+
   virtual void norm_backward(const Tensor& dout, const NormArgs& args, const NormGrads& grads) const = 0;
 
   // ---- element by element
@@ -155,5 +187,12 @@ class Kernels {
   // average = decay * average + (1 - decay) * value
   virtual void ema(float decay, const Tensor& value, const Tensor& average) const = 0;
 };
+
+inline void Kernels::norm_rope(const NormArgs&, const Tensor&, const Tensor&, const Tensor&) const {
+  raise({.code = ErrorCode::internal, .what = "not a kernel of this device", .where = "norm_rope"});
+}
+inline void Kernels::add_gated_norm(const Tensor&, const Tensor&, const Tensor&, const NormArgs&, const Tensor&) const {
+  raise({.code = ErrorCode::internal, .what = "not a kernel of this device", .where = "add_gated_norm"});
+}
 
 }  // namespace raedit::backend

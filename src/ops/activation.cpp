@@ -12,10 +12,11 @@ namespace raedit::ops {
 Tensor activation(Context& ctx, const Tensor& x, Activation kind) {
   check_compute_dtype("activation", x);
   const Tensor out = ctx.empty(x.shape(), x.dtype());
-  ctx.kernels().activation(kind, x, out);
+  const Tensor in = ctx.here(x);
+  ctx.kernels().activation(kind, in, out);
   if (Tape* tape = Tape::recording(ctx, {&x})) {
-    tape->record(out, [kind, x, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
-      c.kernels().activation_backward(kind, dout, x, t.grad(c, dx));
+    tape->record(out, [kind, in, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
+      c.kernels().activation_backward(kind, dout, in, t.grad(c, dx));
     });
   }
   return out;
@@ -31,10 +32,11 @@ Tensor swiglu(Context& ctx, const Tensor& x) {
   Shape shape = x.shape();
   shape.set(-1, x.dim(-1) / 2);
   const Tensor out = ctx.empty(shape, x.dtype());
-  ctx.kernels().swiglu(x, out);
+  const Tensor in = ctx.here(x);
+  ctx.kernels().swiglu(in, out);
   if (Tape* tape = Tape::recording(ctx, {&x})) {
-    tape->record(out, [x, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
-      c.kernels().swiglu_backward(dout, x, t.grad(c, dx));
+    tape->record(out, [in, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
+      c.kernels().swiglu_backward(dout, in, t.grad(c, dx));
     });
   }
   return out;

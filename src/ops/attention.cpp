@@ -22,11 +22,12 @@ Tensor attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v
                                                .found = k.shape().str()});
   const float scale = 1.0f / std::sqrt(static_cast<float>(q.dim(3)));
   const Tensor out = ctx.empty(q.shape(), q.dtype());
-  ctx.kernels().attention(q, k, v, scale, out);
+  const Tensor query = ctx.here(q), key = ctx.here(k), value = ctx.here(v);
+  ctx.kernels().attention(query, key, value, scale, out);
   if (Tape* tape = Tape::recording(ctx, {&q, &k, &v})) {
-    tape->record(out, [q, k, v, scale, dq = tape->slot(q), dk = tape->slot(k), dv = tape->slot(v)](Context& c, Tape& t,
-                                                                                                   const Tensor& dout) {
-      c.kernels().attention_backward(dout, q, k, v, scale, t.grad(c, dq), t.grad(c, dk), t.grad(c, dv));
+    tape->record(out, [query, key, value, scale, dq = tape->slot(q), dk = tape->slot(k), dv = tape->slot(v)](
+                          Context& c, Tape& t, const Tensor& dout) {
+      c.kernels().attention_backward(dout, query, key, value, scale, t.grad(c, dq), t.grad(c, dk), t.grad(c, dv));
     });
   }
   return out;

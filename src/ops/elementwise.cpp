@@ -24,12 +24,13 @@ Tensor binary(Context& ctx, backend::Binary kind, const Tensor& a, const Tensor&
   check_compute_dtype(name_of(kind), b);
   const Tensor wide = expand_to(name_of(kind), "b", b, a.shape());
   const Tensor out = ctx.empty(a.shape(), a.dtype());
-  ctx.kernels().binary(kind, a, wide, out);
+  const Tensor left = ctx.here(a), right = ctx.here(b).expand(a.shape());
+  ctx.kernels().binary(kind, left, right, out);
   if (Tape* tape = Tape::recording(ctx, {&a, &b})) {
-    tape->record(out,
-                 [kind, a, wide, da = tape->slot(a), db = tape->slot(wide)](Context& c, Tape& t, const Tensor& dout) {
-                   c.kernels().binary_backward(kind, dout, a, wide, t.grad(c, da), t.grad(c, db));
-                 });
+    tape->record(
+        out, [kind, left, right, da = tape->slot(a), db = tape->slot(wide)](Context& c, Tape& t, const Tensor& dout) {
+          c.kernels().binary_backward(kind, dout, left, right, t.grad(c, da), t.grad(c, db));
+        });
   }
   return out;
 }
@@ -54,7 +55,7 @@ Tensor add_scaled(Context& ctx, const Tensor& a, float alpha, const Tensor& b) {
   check_shape("add_scaled", "b", b.shape(), a.shape());
   check_not_recording(ctx, "add_scaled", {&a, &b});
   const Tensor out = ctx.empty(a.shape(), a.dtype());
-  ctx.kernels().add_scaled(a, alpha, b, out);
+  ctx.kernels().add_scaled(ctx.here(a), alpha, ctx.here(b), out);
   return out;
 }
 
@@ -62,7 +63,7 @@ Tensor clamp(Context& ctx, const Tensor& x, float low, float high) {
   check_compute_dtype("clamp", x);
   check_not_recording(ctx, "clamp", {&x});
   const Tensor out = ctx.empty(x.shape(), x.dtype());
-  ctx.kernels().clamp(x, low, high, out);
+  ctx.kernels().clamp(ctx.here(x), low, high, out);
   return out;
 }
 

@@ -12,13 +12,14 @@ Tensor add_gated(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& g
   check_compute_dtype("add_gated", y);
   check_compute_dtype("add_gated", gate);
   check_shape("add_gated", "y", y.shape(), x.shape());
-  const Tensor g = expand_to("add_gated", "gate", gate, x.shape());
+  const Tensor wide = expand_to("add_gated", "gate", gate, x.shape());
   const Tensor out = ctx.empty(x.shape(), x.dtype());
-  ctx.kernels().add_gated(x, y, g, out);
+  const Tensor branch = ctx.here(y), g = ctx.here(gate).expand(x.shape());
+  ctx.kernels().add_gated(ctx.here(x), branch, g, out);
   if (Tape* tape = Tape::recording(ctx, {&x, &y, &gate})) {
-    tape->record(out, [y, g, dx = tape->slot(x), dy = tape->slot(y), dg = tape->slot(g)](Context& c, Tape& t,
-                                                                                         const Tensor& dout) {
-      c.kernels().add_gated_backward(dout, y, g, t.grad(c, dx), t.grad(c, dy), t.grad(c, dg));
+    tape->record(out, [branch, g, dx = tape->slot(x), dy = tape->slot(y), dg = tape->slot(wide)](Context& c, Tape& t,
+                                                                                                 const Tensor& dout) {
+      c.kernels().add_gated_backward(dout, branch, g, t.grad(c, dx), t.grad(c, dy), t.grad(c, dg));
     });
   }
   return out;

@@ -43,14 +43,15 @@ Tensor linear(Context& ctx, const Tensor& x, const Matrix& weight, const Tensor&
   shape.set(-1, packed->n);
   const Tensor out = ctx.empty(shape, x.dtype());
   const Tensor out_rows = out.reshape({-1, out.dim(-1)});
-  ctx.kernels().linear(rows, *packed, bias, act, out_rows);
+  const Tensor in = ctx.here(rows);
+  ctx.kernels().linear(in, *packed, ctx.here(bias), act, out_rows);
 
   if (tape != nullptr) {
-    tape->record(out, [rows, w = weight.value, dx = tape->slot(rows), dw = tape->slot(weight.value),
+    tape->record(out, [in, w = weight.value, dx = tape->slot(rows), dw = tape->slot(weight.value),
                        db = tape->slot(bias)](Context& c, Tape& t, const Tensor& dout) {
       const Tensor d = dout.reshape({-1, dout.dim(-1)});
-      if (dx.wanted()) c.kernels().matmul(d, w, t.grad(c, dx), true);
-      if (dw.wanted()) c.kernels().matmul(d.transpose(0, 1), rows, t.grad(c, dw), true);
+      if (dx.wanted()) c.kernels().matmul(d, c.here(w), t.grad(c, dx), true, in.dtype());
+      if (dw.wanted()) c.kernels().matmul(d.transpose(0, 1), in, t.grad(c, dw), true, in.dtype());
       if (db.wanted()) c.kernels().accumulate(d, t.grad(c, db).expand(d.shape()));
     });
   }

@@ -10,7 +10,7 @@ namespace {
 // A contiguous copy of a view; its gradient goes back through the same view.
 Tensor copy(Context& ctx, const Tensor& x, DType dtype) {
   const Tensor out = ctx.empty(x.shape(), dtype);
-  ctx.kernels().copy(x, out);
+  ctx.kernels().copy(ctx.here(x), out);
   if (Tape* tape = Tape::recording(ctx, {&x})) {
     tape->record(out, [dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
       c.kernels().accumulate(dout, t.grad(c, dx));
@@ -46,7 +46,7 @@ Tensor concat(Context& ctx, const std::vector<Tensor>& parts, int dim) {
   bool wanted = false;
   int64_t at = 0;
   for (const Tensor& part : parts) {
-    ctx.kernels().copy(part, out.slice(dim, at, at + part.dim(dim)));
+    ctx.kernels().copy(ctx.here(part), out.slice(dim, at, at + part.dim(dim)));
     at += part.dim(dim);
     slots.push_back(ctx.tape() != nullptr ? ctx.tape()->slot(part) : Tape::Slot());
     wanted = wanted || slots.back().wanted();

@@ -10,6 +10,15 @@
 namespace raedit::ops {
 namespace {
 
+// Of what was broadcast already: without its repetitions.
+Tensor here(Context& ctx, const Tensor& expanded) {
+  if (!expanded.defined() || expanded.on_host() == (ctx.kernels().memory() == nullptr)) return expanded;
+  Tensor once = expanded;
+  for (int i = 0; i < once.rank(); ++i)
+    if (once.stride(i) == 0 && once.dim(i) > 1) once = once.slice(i, 0, 1);
+  return ctx.here(once).expand(expanded.shape());
+}
+
 Tensor norm(Context& ctx, const char* name, const backend::NormArgs& args) {
   check_compute_dtype(name, args.x);
   check_rank(name, "x", args.x, 3);
@@ -21,14 +30,21 @@ Tensor norm(Context& ctx, const char* name, const backend::NormArgs& args) {
   check_float32(name, "bias", args.bias);
 
   const Tensor out = ctx.empty(args.x.shape(), args.x.dtype());
-  ctx.kernels().norm(args, out);
+  const backend::NormArgs in{args.kind,
+                             args.eps,
+                             ctx.here(args.x),
+                             ctx.here(args.weight),
+                             ctx.here(args.bias),
+                             here(ctx, args.scale),
+                             here(ctx, args.shift)};
+  ctx.kernels().norm(in, out);
   if (Tape* tape = Tape::recording(ctx, {&args.x, &args.weight, &args.bias, &args.scale, &args.shift})) {
     tape->record(
-        out, [args, x = tape->slot(args.x), weight = tape->slot(args.weight), bias = tape->slot(args.bias),
+        out, [in, x = tape->slot(args.x), weight = tape->slot(args.weight), bias = tape->slot(args.bias),
               scale = tape->slot(args.scale), shift = tape->slot(args.shift)](Context& c, Tape& t, const Tensor& dout) {
           const backend::NormGrads grads{t.grad(c, x), t.grad(c, weight), t.grad(c, bias), t.grad(c, scale),
                                          t.grad(c, shift)};
-          c.kernels().norm_backward(dout, args, grads);
+          c.kernels().norm_backward(dout, in, grads);
         });
   }
   return out;

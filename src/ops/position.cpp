@@ -20,11 +20,12 @@ Tensor rope(Context& ctx, const Tensor& x, const Tensor& cos, const Tensor& sin)
   check_shape("rope", "cos", cos.shape(), {x.dim(1), x.dim(3)});
   check_shape("rope", "sin", sin.shape(), {x.dim(1), x.dim(3)});
   const Tensor out = ctx.empty(x.shape(), x.dtype());
-  ctx.kernels().rope(x, cos, sin, false, out);
+  const Tensor c_here = ctx.here(cos), s_here = ctx.here(sin);
+  ctx.kernels().rope(ctx.here(x), c_here, s_here, false, out);
   if (Tape* tape = Tape::recording(ctx, {&x})) {
-    tape->record(out, [cos, sin, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
+    tape->record(out, [c_here, s_here, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
       const Tensor back = c.empty(dout.shape(), DType::float32);
-      c.kernels().rope(dout, cos, sin, true, back);
+      c.kernels().rope(dout, c_here, s_here, true, back);
       c.kernels().accumulate(back, t.grad(c, dx));
     });
   }
@@ -34,7 +35,8 @@ Tensor rope(Context& ctx, const Tensor& x, const Tensor& cos, const Tensor& sin)
 Tensor embedding(Context& ctx, const Tensor& table, const Tensor& ids, DType dtype) {
   check_rank("embedding", "table", table, 2);
   check_rank("embedding", "ids", ids, 1);
-  for (int64_t i = 0; i < ids.dim(0); ++i) {
+  // Ids that are on a device already were checked by whoever brought them there.
+  for (int64_t i = 0; ids.on_host() && i < ids.dim(0); ++i) {
     const int64_t id = ids.data<int64_t>()[i * ids.stride(0)];
     RAEDIT_CHECK(id >= 0 && id < table.dim(0), {.code = ErrorCode::invalid_argument,
                                                 .what = "id is outside the table",
@@ -43,10 +45,11 @@ Tensor embedding(Context& ctx, const Tensor& table, const Tensor& ids, DType dty
                                                 .expected = fmt::format("0 to {}", table.dim(0) - 1)});
   }
   const Tensor out = ctx.empty({ids.dim(0), table.dim(1)}, dtype);
-  ctx.kernels().embedding(table, ids, out);
+  const Tensor rows = ctx.here(ids);
+  ctx.kernels().embedding(ctx.here(table), rows, out);
   if (Tape* tape = Tape::recording(ctx, {&table})) {
-    tape->record(out, [ids, dtable = tape->slot(table)](Context& c, Tape& t, const Tensor& dout) {
-      c.kernels().embedding_backward(dout, ids, t.grad(c, dtable));
+    tape->record(out, [rows, dtable = tape->slot(table)](Context& c, Tape& t, const Tensor& dout) {
+      c.kernels().embedding_backward(dout, rows, t.grad(c, dtable));
     });
   }
   return out;
@@ -56,7 +59,7 @@ Tensor fourier_features(Context& ctx, const Tensor& t, const Tensor& w) {
   check_rank("fourier_features", "t", t, 1);
   check_rank("fourier_features", "w", w, 1);
   const Tensor out = ctx.empty({t.dim(0), 2 * w.dim(0)}, DType::float32);
-  ctx.kernels().fourier_features(t, w, out);
+  ctx.kernels().fourier_features(ctx.here(t), ctx.here(w), out);
   return out;
 }
 

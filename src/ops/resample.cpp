@@ -85,7 +85,7 @@ Tensor resample(Context& ctx, const Tensor& x, int64_t height, int64_t width, Fi
   const ResampleAxis vertical = make_axis(x.dim(2), height, filter);
   const ResampleAxis horizontal = make_axis(x.dim(3), width, filter);
   const Tensor out = ctx.empty({x.dim(0), x.dim(1), height, width}, x.dtype());
-  ctx.kernels().resample(x, vertical, horizontal, out);
+  ctx.kernels().resample(ctx.here(x), vertical, horizontal, out);
   if (Tape* tape = Tape::recording(ctx, {&x})) {
     tape->record(out, [vertical, horizontal, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
       c.kernels().resample_backward(dout, vertical, horizontal, t.grad(c, dx));

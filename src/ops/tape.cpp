@@ -88,7 +88,12 @@ void Tape::backward(Context& ctx, const Tensor& out, const Tensor& dout) {
                                              .found = dout.shape().str(),
                                              .expected = out.shape().str()});
   WithoutTape pause(ctx);
-  ctx.kernels().accumulate(dout.to(DType::float32), grad(ctx, slot(out)));
+  Tensor start = ctx.here(dout);
+  if (start.dtype() != DType::float32) {
+    start = ctx.empty(dout.shape(), DType::float32);
+    ctx.kernels().copy(ctx.here(dout), start);
+  }
+  ctx.kernels().accumulate(start, grad(ctx, slot(out)));
   while (!nodes_.empty()) {
     const Node node = std::move(nodes_.back());
     nodes_.pop_back();

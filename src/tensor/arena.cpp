@@ -42,12 +42,20 @@ struct Arena::Pool {
     uint64_t number;
   };
 
+  std::shared_ptr<const DeviceMemory> memory;  // null: the host's
+  bool keep = false;
   std::mutex mutex;
   std::map<size_t, Blocks> free;
   size_t in_use = 0, peak = 0, reserved = 0;
   uint64_t blocks_made = 0, clock = 0;
 
-  ~Pool() { release_all(); }
+  ~Pool() {
+    keep = false;
+    release_all();
+  }
+
+  std::byte* get_block(size_t size) noexcept { return memory ? memory->allocate(size) : allocate_block(size); }
+  void drop_block(std::byte* data, size_t size) noexcept { memory ? memory->free(data) : free_block(data, size); }
 
   Loan take(size_t size) {
     const std::lock_guard lock(mutex);
@@ -68,7 +76,7 @@ struct Arena::Pool {
     } catch (const std::bad_alloc&) {
       const auto sized = free.find(loan.size);
       if (sized != free.end() && sized->second.empty()) free.erase(sized);
-      free_block(loan.data, loan.size);
+      drop_block(loan.data, loan.size);
       reserved -= loan.size;
     }
   }
@@ -85,11 +93,11 @@ struct Arena::Pool {
   // more. A step that fits what is there never comes by.
   Loan make(size_t size) {
     const size_t limit = 2 * std::max(peak, in_use + size);
-    while (reserved + size > limit && !free.empty()) release_least_recent();
-    std::byte* data = allocate_block(size);
+    while (!keep && reserved + size > limit && !free.empty()) release_least_recent();
+    std::byte* data = get_block(size);
     if (data == nullptr) {
       release_all();
-      data = allocate_block(size);
+      data = get_block(size);
     }
     RAEDIT_CHECK(data != nullptr, {.code = ErrorCode::out_of_memory,
                                    .what = fmt::format("cannot allocate {}", human_bytes(size)),
@@ -107,23 +115,26 @@ struct Arena::Pool {
           sized = s;
           victim = b;
         }
-    free_block(victim->second.data, sized->first);
+    drop_block(victim->second.data, sized->first);
     reserved -= sized->first;
     sized->second.erase(victim);
     if (sized->second.empty()) free.erase(sized);
   }
 
   void release_all() {
+    if (keep) return;
     for (const auto& [size, blocks] : free)
       for (const auto& [number, block] : blocks) {
-        free_block(block.data, size);
+        drop_block(block.data, size);
         reserved -= size;
       }
     free.clear();
   }
 };
 
-Arena::Arena() : pool_(std::make_shared<Pool>()) {}
+Arena::Arena(std::shared_ptr<const DeviceMemory> memory) : pool_(std::make_shared<Pool>()) {
+  pool_->memory = std::move(memory);
+}
 Arena::~Arena() = default;
 
 std::shared_ptr<Storage> Arena::allocate(size_t bytes) {
@@ -131,8 +142,8 @@ std::shared_ptr<Storage> Arena::allocate(size_t bytes) {
                {.code = ErrorCode::out_of_memory, .what = fmt::format("cannot allocate {}", human_bytes(bytes))});
   const Pool::Loan loan = pool_->take(block_size(bytes));
   try {
-    return std::make_shared<Storage>(loan.data, bytes,
-                                     [pool = pool_, loan](std::byte*, size_t) { pool->give_back(loan); });
+    return std::make_shared<Storage>(
+        loan.data, bytes, [pool = pool_, loan](std::byte*, size_t) { pool->give_back(loan); }, false, pool_->memory);
   } catch (...) {
     pool_->give_back(loan);
     throw;
@@ -157,6 +168,11 @@ size_t Arena::reserved_bytes() const {
 void Arena::reset_peak() {
   const std::lock_guard lock(pool_->mutex);
   pool_->peak = pool_->in_use;
+}
+
+void Arena::keep_blocks() {
+  const std::lock_guard lock(pool_->mutex);
+  pool_->keep = true;
 }
 
 void Arena::release_unused() {

@@ -12,12 +12,14 @@ namespace raedit {
 // Safe to use from several threads. Blocks keep what they need of the arena alive, so tensors may outlive it.
 class RAEDIT_API Arena {
  public:
-  Arena();
+  // Of the host's memory, or a device's.
+  explicit Arena(std::shared_ptr<const DeviceMemory> memory = nullptr);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // 64-byte aligned, uninitialised, with a fresh id; from 2 MiB on aligned to huge pages. Throws Error(out_of_memory).
+  // 64-byte aligned, uninitialised, with a fresh id; host memory from 2 MiB on aligned to huge pages. Throws
+  // Error(out_of_memory).
   std::shared_ptr<Storage> allocate(size_t bytes);
 
   // Bytes in blocks that are lent out, the highest they have been, and bytes held from the system altogether.
@@ -27,6 +29,8 @@ class RAEDIT_API Arena {
 
   void reset_peak();      // peak_bytes() counts from now on
   void release_unused();  // gives every free block back to the system
+  // From now on no block goes back to the system before the arena does: a captured graph knows their addresses.
+  void keep_blocks();
 
  private:
   struct Pool;

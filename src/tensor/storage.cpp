@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <utility>
 
@@ -50,8 +51,9 @@ void free_block(std::byte* data, size_t bytes) noexcept {
     std::free(data);
 }
 
-Storage::Storage(std::byte* data, size_t bytes, Release release, bool read_only)
-    : data_(data), bytes_(bytes), release_(std::move(release)), read_only_(read_only) {
+Storage::Storage(std::byte* data, size_t bytes, Release release, bool read_only,
+                 std::shared_ptr<const DeviceMemory> memory)
+    : data_(data), bytes_(bytes), release_(std::move(release)), read_only_(read_only), memory_(std::move(memory)) {
   static std::atomic<uint64_t> next_id{1};
   id_ = next_id.fetch_add(1, std::memory_order_relaxed);
 }
@@ -71,6 +73,31 @@ std::shared_ptr<Storage> Storage::allocate(size_t bytes) {
     free_block(data, rounded);
     throw;
   }
+}
+
+namespace {
+
+std::shared_ptr<Storage> allocate_on(const std::shared_ptr<const DeviceMemory>& memory, size_t bytes) {
+  std::byte* data = memory->allocate(std::max<size_t>(bytes, kAlignment));
+  RAEDIT_CHECK(data != nullptr, {.code = ErrorCode::out_of_memory,
+                                 .what = fmt::format("cannot allocate {} on the device", human_bytes(bytes))});
+  try {
+    return std::make_shared<Storage>(
+        data, bytes, [memory](std::byte* block, size_t) { memory->free(block); }, false, memory);
+  } catch (...) {
+    memory->free(data);
+    throw;
+  }
+}
+
+}  // namespace
+
+Tensor copy_to(const Tensor& tensor, const std::shared_ptr<const DeviceMemory>& memory) {
+  if (memory == nullptr) return tensor.on_host() ? tensor.clone() : tensor.cpu();
+  const Tensor source = tensor.cpu().contiguous();
+  const Tensor copy(allocate_on(memory, source.nbytes()), 0, source.shape(), source.dtype());
+  if (source.nbytes() > 0) memory->from_host(copy.raw(), source.raw(), source.nbytes());
+  return copy;
 }
 
 }  // namespace raedit

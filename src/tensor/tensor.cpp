@@ -10,6 +10,7 @@
 
 #include "core/check.h"
 #include "tensor/convert.h"
+#include "tensor/memory.h"
 #include "tensor/visit.h"
 
 namespace raedit {
@@ -308,6 +309,44 @@ std::vector<Axis> merged_axes(const Tensor& source, const Tensor& target) {
 
 }  // namespace
 
+namespace {
+
+// Bytes from the first to one past the last element.
+size_t span_bytes(const Tensor& tensor) {
+  int64_t elements = 1;
+  for (int i = 0; i < tensor.rank(); ++i) elements += (tensor.dim(i) - 1) * tensor.stride(i);
+  return static_cast<size_t>(elements) * size_of(tensor.dtype());
+}
+
+// The same view of a host copy of the bytes between its first and last element.
+Tensor on_host_copy(const Tensor& tensor) {
+  const size_t bytes = span_bytes(tensor);
+  auto storage = Storage::allocate(bytes);
+  tensor.storage()->memory()->to_host(storage->data(), tensor.raw(), bytes);
+  std::vector<int64_t> strides;
+  for (int i = 0; i < tensor.rank(); ++i) strides.push_back(tensor.stride(i));
+  return Tensor::strided(std::move(storage), 0, tensor.shape(), strides, tensor.dtype());
+}
+
+void copy_to_device(const Tensor& source, const Tensor& target) {
+  const DeviceMemory& memory = *target.storage()->memory();
+  if (target.is_contiguous()) {
+    const Tensor values = source.to(target.dtype()).contiguous().cpu();
+    return memory.from_host(target.raw(), values.raw(), values.nbytes());
+  }
+  const Tensor around = on_host_copy(target);
+  around.copy_from(source);
+  memory.from_host(target.raw(), around.raw(), span_bytes(target));
+}
+
+}  // namespace
+
+Tensor Tensor::cpu() const {
+  if (on_host()) return *this;
+  if (numel() == 0) return empty(shape_, dtype_);
+  return on_host_copy(*this);
+}
+
 void Tensor::copy_from(const Tensor& source) const {
   require_defined(storage_);
   require_defined(source.storage_);
@@ -317,6 +356,8 @@ void Tensor::copy_from(const Tensor& source) const {
                                          .expected = shape_.str()});
   RAEDIT_CHECK(!storage_->read_only(), {.code = ErrorCode::internal, .what = "write to a read-only tensor"});
   if (numel() == 0) return;
+  if (!on_host()) return copy_to_device(source, *this);
+  if (!source.on_host()) return copy_from(source.cpu());
   std::vector<Axis> axes = merged_axes(source, *this);
   const Axis row = axes.back();
   axes.pop_back();
@@ -344,7 +385,7 @@ void Tensor::copy_from(const Tensor& source) const {
 template <class T>
 std::vector<T> Tensor::to_vector() const {
   require_defined(storage_);
-  const Tensor values = to(DTypeOf<T>::value).contiguous();
+  const Tensor values = cpu().to(DTypeOf<T>::value).contiguous();
   // Any byte may stand where a bool belongs; only as a byte may it be looked at.
   using Stored = std::conditional_t<std::is_same_v<T, bool>, uint8_t, T>;
   const auto* first = reinterpret_cast<const Stored*>(values.raw());

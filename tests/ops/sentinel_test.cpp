@@ -58,7 +58,8 @@ TEST_P(Sentinel, Matmul) {
   for (const int64_t m : {1, 7, 65})
     for (const int64_t n : {1, 17, 72}) {
       const Tensor a = random({9, m}).transpose(0, 1), b = random({9, n}, 2);
-      expect_inside("matmul", {m, n}, DType::float32, [&](const Tensor& to) { kernels().matmul(a, b, to, false); });
+      expect_inside("matmul", {m, n}, DType::float32,
+                    [&](const Tensor& to) { kernels().matmul(a, b, to, false, DType::float32); });
     }
 }
 

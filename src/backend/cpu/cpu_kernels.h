@@ -25,7 +25,7 @@ class CpuKernels final : public Kernels {
   std::shared_ptr<const PackedMatrix> pack(const Tensor& weight, DType compute) const override;
   void linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
               const Tensor& out) const override;
-  void matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate) const override;
+  void matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate, DType compute) const override;
   void attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out) const override;
   void attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
                           const Tensor& dq, const Tensor& dk, const Tensor& dv) const override;

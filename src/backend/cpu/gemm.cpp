@@ -203,7 +203,7 @@ void CpuKernels::linear(const Tensor& x, const PackedMatrix& weight, const Tenso
   if (act != Activation::none) activation(act, out, out);
 }
 
-void CpuKernels::matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate) const {
+void CpuKernels::matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate, DType) const {
   const Tensor rows = a.to(DType::float32).contiguous();
   const auto columns = pack(b.transpose(0, 1), DType::float32);
   if (!accumulate) return linear(rows, *columns, Tensor(), Activation::none, out);

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <optional>
 
 #include "backend/device/device.h"
 #include "core/check.h"
 #include "tensor/arena.h"
+#include "tensor/memory.h"
 
 namespace raedit {
 
@@ -14,7 +16,7 @@ struct Context::State {
   ContextOptions options;
   int threads = 1;
   std::unique_ptr<backend::Kernels> kernels;
-  Arena arena;
+  std::optional<Arena> arena;
   Tape* tape = nullptr;
 };
 
@@ -28,6 +30,7 @@ Context::Context(ContextOptions options) : state_(std::make_unique<State>()) {
                 .expected = "1 to 4096, or 0 for all"});
   state_->threads = options.threads == 0 ? available_threads() : options.threads;
   state_->kernels = make_kernels(options.device, state_->threads);
+  state_->arena.emplace(state_->kernels->memory());
   state_->options = std::move(options);
 }
 
@@ -37,23 +40,42 @@ Context& Context::operator=(Context&&) noexcept = default;
 
 Tensor Context::empty(const Shape& shape, DType dtype) {
   const size_t bytes = static_cast<size_t>(shape.numel()) * size_of(dtype);
-  return Tensor(state_->arena.allocate(bytes), 0, shape, dtype);
+  return Tensor(state_->arena->allocate(bytes), 0, shape, dtype);
 }
 
 Tensor Context::zeros(const Shape& shape, DType dtype) {
   Tensor tensor = empty(shape, dtype);
-  std::memset(tensor.raw(), 0, tensor.nbytes());
+  if (const auto& memory = tensor.storage()->memory())
+    memory->zero(tensor.raw(), tensor.nbytes());
+  else
+    std::memset(tensor.raw(), 0, tensor.nbytes());
   return tensor;
+}
+
+Tensor Context::here(const Tensor& tensor) {
+  if (!tensor.defined()) return tensor;
+  const bool host = state_->kernels->memory() == nullptr;
+  if (host == tensor.on_host()) return tensor;
+  if (host) return tensor.cpu();
+  const Tensor copy = empty(tensor.shape(), tensor.dtype());
+  copy.copy_from(tensor);
+  return copy;
 }
 
 const backend::Kernels& Context::kernels() const {
   return *state_->kernels;
 }
 Arena& Context::arena() {
-  return state_->arena;
+  return *state_->arena;
 }
 int Context::threads() const {
   return state_->threads;
+}
+Device Context::device() const {
+  return state_->options.device;
+}
+void Context::synchronize() const {
+  state_->kernels->synchronize();
 }
 std::string Context::description() const {
   return state_->kernels->description();

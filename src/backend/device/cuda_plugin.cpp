@@ -1,0 +1,83 @@
+#include "backend/device/cuda_plugin.h"
+
+#include <dlfcn.h>
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "backend/cuda/plugin.h"
+#include "core/check.h"
+
+namespace raedit {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kLibrary = "libraedit_cuda.so";
+
+// The folder of the program or library that holds this code.
+fs::path own_folder() {
+  Dl_info info{};
+  if (::dladdr(reinterpret_cast<const void*>(&own_folder), &info) == 0 || info.dli_fname == nullptr) return {};
+  std::error_code error;
+  const fs::path file = fs::canonical(info.dli_fname, error);
+  return error ? fs::path() : file.parent_path();
+}
+
+std::vector<std::string> candidates() {
+  if (const char* named = std::getenv("RAEDIT_CUDA_LIBRARY"); named != nullptr && *named != '\0') return {named};
+  std::vector<std::string> files;
+  if (const fs::path folder = own_folder(); !folder.empty()) {
+    for (const fs::path& place : {folder / kLibrary, folder.parent_path() / "lib" / kLibrary}) {
+      std::error_code error;
+      if (fs::exists(place, error)) files.push_back(place.string());
+    }
+  }
+  files.emplace_back(kLibrary);
+  return files;
+}
+
+[[noreturn]] void refuse(const std::string& why, const std::string& hint) {
+  raise({.code = ErrorCode::unsupported,
+         .what = "CUDA cannot be used: " + why,
+         .where = "device",
+         .expected = "cpu",
+         .hint = hint});
+}
+
+// Never closed: kernels and tensors point into it.
+const backend::cuda::Plugin& plugin() {
+  static const backend::cuda::Plugin* const found = [] {
+    std::string why;
+    for (const std::string& file : candidates()) {
+      void* library = ::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
+      if (library == nullptr) {
+        const char* error = ::dlerror();
+        if (why.empty()) why = error != nullptr ? error : file + " cannot be opened";
+        continue;
+      }
+      const auto entry =
+          reinterpret_cast<const backend::cuda::Plugin* (*)()>(::dlsym(library, backend::cuda::kPluginEntry));
+      if (entry == nullptr) refuse(file + " is not the CUDA device of raedit", "reinstall raedit");
+      const backend::cuda::Plugin* made = entry();
+      if (std::strcmp(made->build, backend::cuda::kBuild) != 0)
+        refuse(fmt::format("{} belongs to another build ({} here, {} there)", file, backend::cuda::kBuild, made->build),
+               "reinstall raedit");
+      return made;
+    }
+    refuse(why, "raedit is built with CUDA where nvcc is found; a GPU needs NVIDIA's driver and libcublasLt.so.13");
+  }();
+  return *found;
+}
+
+}  // namespace
+
+std::unique_ptr<backend::Kernels> load_cuda_kernels(int index) {
+  return std::unique_ptr<backend::Kernels>(plugin().make_kernels(index));
+}
+
+}  // namespace raedit
