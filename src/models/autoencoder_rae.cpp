@@ -11,6 +11,7 @@
 #include "ops/elementwise.h"
 #include "ops/moving.h"
 #include "ops/resample.h"
+#include "tensor/memory.h"
 
 namespace raedit {
 namespace models {
@@ -113,10 +114,16 @@ AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, std::sh
     else
       now.push_back(entry);
   }
-  load_parameters(now, weights, dtype, *loading_kernels(options));
+  const auto kernels = loading_kernels(options);
+  load_parameters(now, weights, dtype, *kernels);
   parameters.decoder.complete();
   latents_divisor = parameters.latents_std.value.clone();
   for (int64_t i = 0; i < latents_divisor.numel(); ++i) latents_divisor.data<float>()[i] += 1e-5f;
+  latents_divisor = copy_to(latents_divisor, kernels->memory());
+  for (nn::Parameter* p :
+       {&parameters.encoder_mean, &parameters.encoder_std, &parameters.latents_mean, &parameters.latents_std})
+    nn::place(*p, *kernels);
+  settle(parameters.decoder, *kernels);
 }
 
 const Encoder& AutoencoderRae::ready_encoder(Context& ctx) const {
@@ -130,6 +137,7 @@ const Encoder& AutoencoderRae::ready_encoder(Context& ctx) const {
     nn::for_each_parameter(
         encoder, [&](const std::string& name, nn::Parameter& p) { named.emplace_back(name, &p); }, "encoder");
     load_parameters(named, *weights_, dtype, ctx.kernels());
+    settle(encoder, ctx.kernels());
     encoder_ = std::move(encoder);
   });
   return encoder_;

@@ -125,7 +125,7 @@ void save_model(const std::string& folder, const Json& config, const NamedParame
     if (!parameter->source.defined()) continue;
     const Tensor source = parameter->source;
     const DType target = parameter->trained() ? dtype : source.dtype();
-    sources.push_back({name, target, source.shape(), [source, target] { return source.to(target); }});
+    sources.push_back({name, target, source.shape(), [source, target] { return source.cpu().to(target); }});
   }
   write_safetensors_sharded(folder, kBaseName, options.variant, sources, options.max_shard_bytes);
   const std::string text = config.dump(2) + "\n";

@@ -63,6 +63,14 @@ void check_parameters(const NamedParameters& parameters, const WeightSet& weight
 void load_parameters(const NamedParameters& parameters, const WeightSet& weights, DType dtype,
                      const backend::Kernels& kernels);
 
+// The last step of loading, when every table is there: modules prepare what they run, and all of it is on the device.
+template <class M>
+void settle(M& module, const backend::Kernels& kernels) {
+  nn::prepare(module, kernels);
+  nn::for_each_parameter(module, [&](const std::string&, nn::Parameter& p) { nn::place(p, kernels); });
+  kernels.synchronize();
+}
+
 // The device that packs the weights, with the threads that `options` allow.
 std::unique_ptr<backend::Kernels> loading_kernels(const LoadOptions& options);
 

@@ -112,14 +112,14 @@ Tensor RaeDitBlock::forward(Context& ctx, Tensor x, const Tensor& condition, con
   const Tensor shift_msa = with_shift ? parts.next() : Tensor();
   const Tensor scale_msa = parts.next();
   const Tensor gate_msa = parts.next();
-  Tensor h = norm1.modulated(ctx, x, shift_msa, scale_msa);
-  x = ops::add_gated(ctx, x, attn.forward(ctx, h, rope), gate_msa);
+  const Tensor h = norm1.modulated(ctx, x, shift_msa, scale_msa);
+  const Tensor attended = attn.forward(ctx, h, rope);
 
   const Tensor shift_mlp = with_shift ? parts.next() : Tensor();
   const Tensor scale_mlp = parts.next();
   const Tensor gate_mlp = parts.next();
-  h = norm2.modulated(ctx, x, shift_mlp, scale_mlp);
-  return ops::add_gated(ctx, x, mlp.forward(ctx, h), gate_mlp);
+  const auto [sum, normed] = norm2.after_branch(ctx, x, attended, gate_msa, shift_mlp, scale_mlp);
+  return ops::add_gated(ctx, sum, mlp.forward(ctx, normed), gate_mlp);
 }
 
 RaeDitFinalLayer::RaeDitFinalLayer(const RAEDiT2DModelConfig& config) {
@@ -255,8 +255,10 @@ RAEDiT2DModel RAEDiT2DModel::from_source(const models::ModelSource& source, cons
     model->dtype = options.dtype;
     const auto parameters = models::named_parameters(*model);
     models::check_parameters(parameters, *source.weights);
-    models::load_parameters(parameters, *source.weights, options.dtype, *models::loading_kernels(options));
+    const auto kernels = models::loading_kernels(options);
+    models::load_parameters(parameters, *source.weights, options.dtype, *kernels);
     model->complete();
+    models::settle(*model, *kernels);
     return RAEDiT2DModel(std::move(model));
   });
 }

@@ -2,6 +2,8 @@
 
 #include "ops/activation.h"
 #include "ops/attention.h"
+#include "ops/position.h"
+#include "tensor/memory.h"
 
 namespace raedit::nn {
 
@@ -41,15 +43,47 @@ Tensor Norm::modulated(Context& ctx, const Tensor& x, const Tensor& shift, const
   return ops::modulated_norm(ctx, x, kind, eps, weight.value, shift, scale);
 }
 
+ops::GatedNorm Norm::after_branch(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& gate,
+                                  const Tensor& shift, const Tensor& scale) const {
+  return ops::add_gated_norm(ctx, x, y, gate, kind, eps, weight.value, shift, scale);
+}
+
 Attention::Attention(int64_t width, int64_t heads, const AttentionNames& parts)
-    : names(parts),
-      num_heads(heads),
-      to_q(width, width),
-      to_k(width, width),
-      to_v(width, width),
-      to_out(width, width) {}
+    : names(parts), num_heads(heads), to_q(width, width), to_k(width, width), to_v(width, width), to_out(width, width) {
+  for (Linear* part : {&to_q, &to_k, &to_v}) part->weight.joined = true;
+}
+
+void Attention::prepare(const backend::Kernels& kernels) {
+  if (!kernels.fused() || !to_q.weight.value.defined()) return;
+  const DType dtype = to_out.weight.packed->dtype;
+  const int64_t width = to_q.weight.shape[0];
+  const Tensor weight = Tensor::empty({3 * width, to_q.weight.shape[1]}, to_q.weight.value.dtype());
+  const Tensor bias = Tensor::empty({3 * width}, DType::float32);
+  int64_t row = 0;
+  for (const Linear* part : {&to_q, &to_k, &to_v}) {
+    weight.slice(0, row, row + width).copy_from(part->weight.value);
+    bias.slice(0, row, row + width).copy_from(part->bias.value);
+    row += width;
+  }
+  qkv = kernels.pack(weight, dtype);
+  qkv_bias = copy_to(bias, kernels.memory());
+}
+
+Tensor Attention::forward_joined(Context& ctx, const Tensor& x, const Rope* rope) const {
+  const Tensor all =
+      ops::linear(ctx, x, {Tensor(), qkv}, qkv_bias).reshape({x.dim(0), x.dim(1), 3, num_heads, x.dim(2) / num_heads});
+  const auto turned = [&](const Tensor& part, const std::optional<Norm>& norm) {
+    if (!norm) return rope != nullptr ? rope->forward(ctx, part) : part;
+    const Tensor cos = rope != nullptr ? rope->freqs_cos.value : Tensor();
+    const Tensor sin = rope != nullptr ? rope->freqs_sin.value : Tensor();
+    return ops::norm_rope(ctx, part, norm->kind, norm->eps, norm->weight.value, norm->bias.value, cos, sin);
+  };
+  const Tensor query = turned(all.select(2, 0), q_norm), key = turned(all.select(2, 1), k_norm);
+  return to_out.forward(ctx, ops::attention(ctx, query, key, all.select(2, 2)).reshape(x.shape()));
+}
 
 Tensor Attention::forward(Context& ctx, const Tensor& x, const Rope* rope) const {
+  if (qkv != nullptr && !to_q.weight.trainable) return forward_joined(ctx, x, rope);
   const Shape per_head{x.dim(0), x.dim(1), num_heads, x.dim(2) / num_heads};
   Tensor query = to_q.forward(ctx, x).reshape(per_head);
   Tensor key = to_k.forward(ctx, x).reshape(per_head);

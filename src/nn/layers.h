@@ -6,6 +6,7 @@
 
 #include "nn/parameter.h"
 #include "nn/rope.h"
+#include "ops/gated.h"
 #include "ops/norm.h"
 
 namespace raedit::nn {
@@ -49,6 +50,9 @@ struct Norm {
   Tensor forward(Context& ctx, const Tensor& x) const;
   // norm(x) * (1 + scale) + shift; shift may be undefined. Only for norms without bias.
   Tensor modulated(Context& ctx, const Tensor& x, const Tensor& shift, const Tensor& scale) const;
+  // sum = x + gate * y and its modulated norm: what follows a branch of a DiT block.
+  ops::GatedNorm after_branch(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& gate, const Tensor& shift,
+                              const Tensor& scale) const;
 };
 
 // Names of the five parts of an attention: they differ between model families.
@@ -68,6 +72,9 @@ struct Attention {
   int64_t num_heads = 1;
   Linear to_q, to_k, to_v, to_out;
   std::optional<Norm> q_norm, k_norm;  // over the head width
+  // The three products as one, where the device has fused kernels.
+  std::shared_ptr<const backend::PackedMatrix> qkv;  // [3D,D]
+  Tensor qkv_bias;                                   // [3D]
 
   Attention() = default;
   Attention(int64_t width, int64_t heads, const AttentionNames& parts = kDiffusersAttention);
@@ -82,8 +89,12 @@ struct Attention {
     visit("k_norm", self.k_norm);
   }
 
+  void prepare(const backend::Kernels& kernels);
   // x [B,N,D] -> [B,N,D]; rope may be null.
   Tensor forward(Context& ctx, const Tensor& x, const Rope* rope = nullptr) const;
+
+ private:
+  Tensor forward_joined(Context& ctx, const Tensor& x, const Rope* rope) const;
 };
 
 // diffusers' FeedForward: SwiGLU (net.0.proj holds [value; gate]) or tanh GELU.

@@ -2,6 +2,7 @@
 
 #include "backend/kernels.h"
 #include "core/check.h"
+#include "tensor/memory.h"
 
 namespace raedit::nn {
 
@@ -10,7 +11,7 @@ void assign(Parameter& parameter, const Tensor& source, DType dtype, const backe
   switch (parameter.role) {
     case Parameter::Role::matrix: {
       parameter.value = source.reshape({source.dim(0), -1});
-      parameter.packed = kernels.pack(parameter.value, dtype);
+      if (!parameter.joined || !kernels.fused()) parameter.packed = kernels.pack(parameter.value, dtype);
       break;
     }
     // Copies, so that the mapped file's pages can go.
@@ -21,9 +22,16 @@ void assign(Parameter& parameter, const Tensor& source, DType dtype, const backe
   }
 }
 
-void make_trainable(Parameter& parameter) {
+void place(Parameter& parameter, const backend::Kernels& kernels) {
+  const auto memory = kernels.memory();
+  if (memory == nullptr || parameter.role == Parameter::Role::matrix || !parameter.value.defined()) return;
+  if (parameter.value.on_host()) parameter.value = copy_to(parameter.value, memory);
+}
+
+void make_trainable(Parameter& parameter, const backend::Kernels& kernels) {
   parameter.packed = nullptr;
-  parameter.value = parameter.value.to(DType::float32).clone();
+  parameter.trainable = true;
+  parameter.value = copy_to(parameter.value.cpu().to(DType::float32), kernels.memory());
   parameter.source = parameter.value.reshape(parameter.shape);
 }
 

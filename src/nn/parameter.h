@@ -36,6 +36,9 @@ struct Parameter {
   Role role = Role::vector;
   Shape shape;
   bool required = true;  // false: may be missing from the checkpoint, and value stays undefined
+  // Its module packs it together with others, where the device has fused kernels: see prepare().
+  bool joined = false;
+  bool trainable = false;  // make_trainable() was here
 
   // What ops read. For matrices `packed` is what they read, `value` what training would.
   Tensor value;
@@ -55,9 +58,13 @@ struct Parameter {
 // already.
 void assign(Parameter& parameter, const Tensor& source, DType dtype, const backend::Kernels& kernels);
 
+// Moves what ops read to the device's memory, where it has its own. Once all tables are there, computed ones included.
+void place(Parameter& parameter, const backend::Kernels& kernels);
+
 // Gives the parameter float32 numbers of its own, which an optimizer may change, in place of what is packed for
-// inference. They become what is saved, too. It must have been assigned; buffers are not trained.
-void make_trainable(Parameter& parameter);
+// inference; they stay in the memory of the device. They become what is saved, too. It must have been assigned; buffers
+// are not trained.
+void make_trainable(Parameter& parameter, const backend::Kernels& kernels);
 
 template <class T>
 concept Module = requires(T& module) {
@@ -80,6 +87,23 @@ void for_each_parameter(Node& node, Fn&& fn, const std::string& prefix = "") {
     std::visit([&](auto& held) { for_each_parameter(held, fn, prefix); }, node);
   } else {
     for (size_t i = 0; i < node.size(); ++i) for_each_parameter(node[i], fn, prefix + "." + std::to_string(i));
+  }
+}
+
+// Calls node.prepare(kernels) for every module below `node` that has one, after its parameters were assigned.
+template <class Node>
+void prepare(Node& node, const backend::Kernels& kernels) {
+  if constexpr (std::same_as<Node, Parameter>) {
+    return;
+  } else if constexpr (Module<Node>) {
+    if constexpr (requires { node.prepare(kernels); }) node.prepare(kernels);
+    Node::each_param(node, [&](const std::string&, auto& member) { prepare(member, kernels); });
+  } else if constexpr (requires { node.has_value(); }) {
+    if (node.has_value()) prepare(*node, kernels);
+  } else if constexpr (requires { std::variant_size<Node>::value; }) {
+    std::visit([&](auto& held) { prepare(held, kernels); }, node);
+  } else {
+    for (auto& member : node) prepare(member, kernels);
   }
 }
 

@@ -25,6 +25,25 @@ Tensor add_gated(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& g
   return out;
 }
 
+GatedNorm add_gated_norm(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& gate, NormKind kind, float eps,
+                         const Tensor& weight, const Tensor& shift, const Tensor& scale) {
+  if (ctx.tape() != nullptr || !ctx.kernels().fused()) {
+    const Tensor sum = add_gated(ctx, x, y, gate);
+    return {sum, modulated_norm(ctx, sum, kind, eps, weight, shift, scale)};
+  }
+  constexpr const char* kName = "add_gated_norm";
+  for (const Tensor* operand : {&x, &y, &gate, &scale}) check_compute_dtype(kName, *operand);
+  check_rank(kName, "x", x, 3);
+  check_shape(kName, "y", y.shape(), x.shape());
+  const auto wide = [&](const char* name, const Tensor& t) {
+    return t.defined() ? expand_to(kName, name, ctx.here(t), x.shape()) : t;
+  };
+  GatedNorm out{ctx.empty(x.shape(), x.dtype()), ctx.empty(x.shape(), x.dtype())};
+  const backend::NormArgs args{kind, eps, out.sum, ctx.here(weight), {}, wide("scale", scale), wide("shift", shift)};
+  ctx.kernels().add_gated_norm(ctx.here(x), ctx.here(y), wide("gate", gate), args, out.normed);
+  return out;
+}
+
 }  // namespace raedit::ops
 
 namespace raedit::composite {

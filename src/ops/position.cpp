@@ -5,6 +5,7 @@
 #include "backend/kernels.h"
 #include "ops/check_operands.h"
 #include "ops/composite.h"
+#include "ops/norm.h"
 #include "ops/tape.h"
 
 namespace raedit::ops {
@@ -29,6 +30,21 @@ Tensor rope(Context& ctx, const Tensor& x, const Tensor& cos, const Tensor& sin)
       c.kernels().accumulate(back, t.grad(c, dx));
     });
   }
+  return out;
+}
+
+Tensor norm_rope(Context& ctx, const Tensor& x, backend::NormKind kind, float eps, const Tensor& weight,
+                 const Tensor& bias, const Tensor& cos, const Tensor& sin) {
+  if (ctx.tape() != nullptr || !ctx.kernels().fused()) {
+    const Tensor normed = kind == NormKind::rms ? rms_norm(ctx, x, weight, eps) : layer_norm(ctx, x, weight, bias, eps);
+    return cos.defined() ? rope(ctx, normed, cos, sin) : normed;
+  }
+  check_compute_dtype("norm_rope", x);
+  check_rank("norm_rope", "x", x, 4);
+  if (cos.defined()) check_shape("norm_rope", "cos", cos.shape(), {x.dim(1), x.dim(3)});
+  const Tensor out = ctx.empty(x.shape(), x.dtype());
+  const backend::NormArgs args{kind, eps, ctx.here(x), ctx.here(weight), ctx.here(bias), {}, {}};
+  ctx.kernels().norm_rope(args, ctx.here(cos), ctx.here(sin), out);
   return out;
 }
 

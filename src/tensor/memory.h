@@ -31,4 +31,8 @@ class DeviceMemory {
 // of read-only files come along, too. Not from an arena: for what stays.
 Tensor copy_to(const Tensor& tensor, const std::shared_ptr<const DeviceMemory>& memory);
 
+// float32 zeros, likewise, and zeros over any contiguous tensor.
+Tensor zeros_on(const std::shared_ptr<const DeviceMemory>& memory, const Shape& shape);
+void fill_zero(const Tensor& tensor);
+
 }  // namespace raedit

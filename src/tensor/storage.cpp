@@ -100,4 +100,20 @@ Tensor copy_to(const Tensor& tensor, const std::shared_ptr<const DeviceMemory>& 
   return copy;
 }
 
+Tensor zeros_on(const std::shared_ptr<const DeviceMemory>& memory, const Shape& shape) {
+  if (memory == nullptr) return Tensor::zeros(shape, DType::float32);
+  const size_t bytes = static_cast<size_t>(shape.numel()) * sizeof(float);
+  const Tensor tensor(allocate_on(memory, bytes), 0, shape, DType::float32);
+  fill_zero(tensor);
+  return tensor;
+}
+
+void fill_zero(const Tensor& tensor) {
+  if (tensor.nbytes() == 0) return;
+  if (tensor.on_host())
+    std::fill_n(tensor.raw(), tensor.nbytes(), std::byte{0});
+  else
+    tensor.storage()->memory()->zero(tensor.raw(), tensor.nbytes());
+}
+
 }  // namespace raedit

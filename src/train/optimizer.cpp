@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "tensor/memory.h"
 
 namespace raedit::train {
 namespace {
@@ -27,8 +28,8 @@ AdamW::AdamW(std::vector<Tensor> parameters, const AdamWOptions& options)
   check_range("eps", options.eps, options.eps >= 0, "0 or more");
   check_range("weight_decay", options.weight_decay, options.weight_decay >= 0, "0 or more");
   for (const Tensor& parameter : parameters_) {
-    exp_avg_.push_back(Tensor::zeros(parameter.shape(), DType::float32));
-    exp_avg_sq_.push_back(Tensor::zeros(parameter.shape(), DType::float32));
+    exp_avg_.push_back(zeros_on(parameter.storage()->memory(), parameter.shape()));
+    exp_avg_sq_.push_back(zeros_on(parameter.storage()->memory(), parameter.shape()));
   }
 }
 
@@ -63,7 +64,7 @@ Ema::Ema(std::vector<Tensor> parameters, double decay) : decay_(decay), paramete
                                           .what = "the decay of the moving average is out of range",
                                           .found = fmt::to_string(decay),
                                           .expected = "0 to 1"});
-  for (const Tensor& parameter : parameters_) averages_.push_back(parameter.clone());
+  for (const Tensor& parameter : parameters_) averages_.push_back(copy_to(parameter, parameter.storage()->memory()));
 }
 
 void Ema::update(const backend::Kernels& kernels) {

@@ -50,8 +50,8 @@ void Stage2Step::save(const std::string& folder) const {
   if (ema_) save_with(model_, ema_->averages(), staged.at("ema"));
   NamedTensors moments;
   for (size_t i = 0; i < names_.size(); ++i) {
-    moments.emplace_back("exp_avg." + names_[i], adamw_->exp_avg()[i]);
-    moments.emplace_back("exp_avg_sq." + names_[i], adamw_->exp_avg_sq()[i]);
+    moments.emplace_back("exp_avg." + names_[i], adamw_->exp_avg()[i].cpu());
+    moments.emplace_back("exp_avg_sq." + names_[i], adamw_->exp_avg_sq()[i].cpu());
   }
   write_safetensors(staged.at(kOptimizer), moments, {{"format", "pt"}});
   write_file(staged.at(kState), Json{{"step", steps()}}.dump(2) + "\n");

@@ -24,15 +24,16 @@ class Recording {
 
 }  // namespace
 
-Stage2Step::Stage2Step(models::RaeDitTransformer& model, const Stage2StepOptions& options)
+Stage2Step::Stage2Step(const backend::Kernels& kernels, models::RaeDitTransformer& model,
+                       const Stage2StepOptions& options)
     : model_(model), options_(options) {
   std::vector<Tensor> values;
   for (const auto& [name, parameter] : models::named_parameters(model)) {
     if (!parameter->trained()) continue;
-    nn::make_trainable(*parameter);
+    nn::make_trainable(*parameter, kernels);
     names_.push_back(name);
     values.push_back(parameter->value);
-    gradients_.push_back(Tensor::zeros(parameter->value.shape(), DType::float32));
+    gradients_.push_back(zeros_on(kernels.memory(), parameter->value.shape()));
   }
   adamw_.emplace(values, options.adamw);
   if (options.ema_decay) ema_.emplace(values, *options.ema_decay);
@@ -69,7 +70,7 @@ Stage2StepResult Stage2Step::step(Context& ctx, double lr) {
     if (ema_) ema_->update(kernels);
   }
   loss_ = 0;
-  for (const Tensor& gradient : gradients_) std::fill_n(gradient.data<float>(), gradient.numel(), 0.0f);
+  for (const Tensor& gradient : gradients_) fill_zero(gradient);
   return result;
 }
 

@@ -36,7 +36,8 @@ struct Stage2StepResult {
 class Stage2Step {
  public:
   // The model's parameters become float32 numbers of its own and are changed in place. It must outlive this.
-  Stage2Step(models::RaeDitTransformer& model, const Stage2StepOptions& options);
+  // They live in the memory of the device whose kernels these are; every Context that comes later must be of it.
+  Stage2Step(const backend::Kernels& kernels, models::RaeDitTransformer& model, const Stage2StepOptions& options);
 
   // Forward and backward of one of `parts` equally large micro-batches. Throws Error(invalid_argument) for operands
   // that do not fit.

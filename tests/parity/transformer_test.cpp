@@ -12,6 +12,7 @@
 #include "ops/tape.h"
 #include "parity/agreement.h"
 #include "raedit/rae_dit_transformer.h"
+#include "test_device.h"
 
 namespace raedit {
 namespace {
@@ -29,7 +30,7 @@ std::string folder_of(const std::string& variant) {
 class Transformer : public ::testing::TestWithParam<std::string> {
  protected:
   SafetensorsFile io = SafetensorsFile::open(folder_of(GetParam()) + "/io.safetensors");
-  Context ctx;
+  Context ctx = test::test_context();
 
   Tensor forward(const RAEDiT2DModel& model, std::map<std::string, Tensor>* seen = nullptr,
                  const Tensor& conditioning = {}) {
@@ -42,7 +43,7 @@ class Transformer : public ::testing::TestWithParam<std::string> {
 };
 
 TEST_P(Transformer, AgreesInFloat32) {
-  const auto model = RAEDiT2DModel::from_pretrained(folder_of(GetParam()));
+  const auto model = RAEDiT2DModel::from_pretrained(folder_of(GetParam()), test::load_options());
   std::map<std::string, Tensor> seen;
   const Tensor sample = forward(model, &seen);
   int blocks = 0;
@@ -56,7 +57,7 @@ TEST_P(Transformer, AgreesInFloat32) {
 }
 
 TEST_P(Transformer, PrecomputedConditioningGivesTheSameSample) {
-  const auto model = RAEDiT2DModel::from_pretrained(folder_of(GetParam()));
+  const auto model = RAEDiT2DModel::from_pretrained(folder_of(GetParam()), test::load_options());
   std::map<std::string, Tensor> seen;
   const Tensor sample = forward(model, &seen);
   const Tensor again = forward(model, nullptr, seen["conditioning_hidden_states"]);
@@ -66,7 +67,7 @@ TEST_P(Transformer, PrecomputedConditioningGivesTheSameSample) {
 // bfloat16 has 8 bits; the reference rounds in other places (the time before its Fourier features, for one), so both
 // are compared with the float32 sample: ours may not be further away than twice the reference's own distance.
 TEST_P(Transformer, Bfloat16IsAsGoodAsTheReference) {
-  const auto model = RAEDiT2DModel::from_pretrained(folder_of(GetParam()), {.dtype = DType::bfloat16});
+  const auto model = RAEDiT2DModel::from_pretrained(folder_of(GetParam()), test::load_options(DType::bfloat16));
   const Tensor sample = forward(model);
   ASSERT_EQ(sample.dtype(), DType::bfloat16);
   const double theirs = agreement(io.tensor("sample_bfloat16"), io.tensor("sample")).mean_absolute;
@@ -89,10 +90,10 @@ TEST_P(Transformer, EveryGradientAgrees) {
   Tape tape;
   for (const auto& [name, parameter] : parameters) {
     if (!parameter->trained()) continue;
-    nn::make_trainable(*parameter);
+    nn::make_trainable(*parameter, ctx.kernels());
     tape.watch(parameter->value);
   }
-  const Tensor hidden_states = io.tensor("hidden_states").clone();
+  const Tensor hidden_states = test::on_device(ctx, io.tensor("hidden_states").clone());
   tape.watch(hidden_states);
   ctx.set_tape(&tape);
   const Tensor sample = model.forward(ctx, hidden_states, io.tensor("timestep"), io.tensor("class_labels"), {}, {});

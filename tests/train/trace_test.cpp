@@ -12,6 +12,7 @@
 #include "models/checkpoint.h"
 #include "models/rae_dit_transformer.h"
 #include "parity/agreement.h"
+#include "test_device.h"
 #include "train/lr_schedule.h"
 #include "train/stage2_step.h"
 
@@ -57,10 +58,10 @@ void expect_parameters(const Stage2Step& training, const std::vector<Tensor>& va
 
 // Each batch of 4 in `parts` micro-batches.
 void expect_pytorchs(int64_t parts) {
-  Context ctx;
+  Context ctx = test::test_context();
   const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
   const auto model = initial_model(ctx);
-  Stage2Step training(*model, options());
+  Stage2Step training(ctx.kernels(), *model, options());
   const LrSchedule schedule{LrScheduleType::cosine, 2e-3, 3, kSteps};
   const auto losses = trace.tensor("losses").to_vector<double>(),
              norms = trace.tensor("grad_norms").to_vector<double>();
@@ -90,12 +91,13 @@ TEST(TrainingTrace, SoTheyAreInMicroBatches) {
 }
 
 TEST(TrainingTrace, DoesNotDependOnTheNumberOfThreads) {
+  RAEDIT_CPU_ONLY("no other device has a number of threads");
   const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
   std::vector<std::vector<float>> results;
   for (const int threads : {1, 2, 3}) {
-    Context ctx({.threads = threads});
+    Context ctx = test::test_context(threads);
     const auto model = initial_model(ctx);
-    Stage2Step training(*model, options());
+    Stage2Step training(ctx.kernels(), *model, options());
     for (int64_t step = 0; step < 3; ++step) {
       training.accumulate(ctx, batch_of(trace, step, 0, 4));
       training.step(ctx, 1e-3);
@@ -109,10 +111,10 @@ TEST(TrainingTrace, DoesNotDependOnTheNumberOfThreads) {
 }
 
 TEST(TrainingTrace, AStepThatIsNotFiniteIsSkipped) {
-  Context ctx;
+  Context ctx = test::test_context();
   const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
   const auto model = initial_model(ctx);
-  Stage2Step training(*model, options());
+  Stage2Step training(ctx.kernels(), *model, options());
   std::vector<Tensor> before;
   for (const Tensor& value : training.parameters()) before.push_back(value.clone());
   Stage2Batch batch = batch_of(trace, 0, 0, 4);
@@ -146,18 +148,18 @@ void train(Context& ctx, Stage2Step& training, const SafetensorsFile& trace, int
 }
 
 TEST(TrainingCheckpoint, StepsBeforeAndAfterAResumeAreStepsWithoutOne) {
-  Context ctx;
+  Context ctx = test::test_context();
   const test::ScratchFolder scratch;
   const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
   const auto model = initial_model(ctx);
-  Stage2Step training(*model, options());
+  Stage2Step training(ctx.kernels(), *model, options());
   train(ctx, training, trace, 0, 4);
   training.save(scratch / "checkpoint-4");
   EXPECT_EQ(scratch.names(), std::vector<std::string>{"checkpoint-4"});
   train(ctx, training, trace, 4, 9);
 
   const auto other = initial_model(ctx);
-  Stage2Step resumed(*other, options());
+  Stage2Step resumed(ctx.kernels(), *other, options());
   resumed.restore(scratch / "checkpoint-4");
   EXPECT_EQ(resumed.steps(), 4);
   train(ctx, resumed, trace, 4, 9);
@@ -169,11 +171,11 @@ TEST(TrainingCheckpoint, StepsBeforeAndAfterAResumeAreStepsWithoutOne) {
 }
 
 TEST(TrainingCheckpoint, ADamagedOneChangesNothing) {
-  Context ctx;
+  Context ctx = test::test_context();
   const test::ScratchFolder scratch;
   const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
   const auto model = initial_model(ctx);
-  Stage2Step training(*model, options());
+  Stage2Step training(ctx.kernels(), *model, options());
   train(ctx, training, trace, 0, 2);
   const std::string folder = scratch / "checkpoint-2";
   training.save(folder);
