@@ -32,6 +32,8 @@ class Runtime {
   int compute_capability() const { return properties_.major * 10 + properties_.minor; }
   cudaStream_t stream() const { return stream_; }
   cublasLtHandle_t cublas() const { return cublas_; }
+  // What gemm_cache.cpp keeps from call to call.
+  std::shared_ptr<void>& gemm_state() const { return gemm_state_; }
 
   // Scratch memory for the kernels of one call, 256-byte aligned and uninitialised. The next call of workspace() hands
   // out the same bytes: ask once per entry point, for everything it needs, and cut it up. Safe because all users are in
@@ -54,6 +56,7 @@ class Runtime {
   bool synchronous_ = false;
   mutable std::byte* workspace_ = nullptr;
   mutable size_t workspace_bytes_ = 0;
+  mutable std::shared_ptr<void> gemm_state_;
 };
 
 // launch(rt, "swiglu", swiglu_kernel<float>, blocks, threads, shared_bytes, arguments...)

@@ -1,0 +1,471 @@
+// Packing, linear and matmul: which product is asked for, in which memory, and what is done before and after it. The
+// products are cuBLASLt's (gemm_cache.h); the kernels around them are in gemm_kernels.cuh.
+//
+// Tensor cores and cuBLASLt's fast kernels want rows on 16-byte addresses and widths that are multiples of 16 bytes.
+// Weights are packed that way; other operands are copied into padded scratch where they are not, and results with odd
+// rows come out of padded scratch.
+#include "backend/cuda/gemm.h"
+
+#include <algorithm>
+#include <mutex>
+#include <set>
+
+#include "backend/cuda/cuda_kernels.h"
+#include "backend/cuda/dispatch.h"
+#include "backend/cuda/gemm_cache.h"
+#include "backend/cuda/gemm_kernels.cuh"
+
+namespace raedit::backend::cuda {
+namespace {
+
+int64_t round_up(int64_t value, int64_t unit) {
+  return ceil_div(value, unit) * unit;
+}
+
+// How many elements are 16 bytes.
+int64_t lanes_of(DType dtype) {
+  return 16 / static_cast<int64_t>(size_of(dtype));
+}
+
+size_t bytes_of(int64_t elements, DType dtype) {
+  return static_cast<size_t>(round_up(elements * static_cast<int64_t>(size_of(dtype)), 256));
+}
+
+unsigned grid(int64_t count, int64_t block) {
+  return static_cast<unsigned>(ceil_div(count, block));
+}
+
+// 128 threads for rows of `items`: as many along the row as it has, the rest for further rows.
+dim3 row_block(int64_t items) {
+  unsigned x = 1;
+  while (x < items && x < 128) x *= 2;
+  return dim3(x, 128 / x);
+}
+
+// Memory that a stream gave back stays in the pool: packing a training step's weights asks for the same again.
+void keep_pool(int device) {
+  static std::mutex mutex;
+  static std::set<int> done;
+  const std::lock_guard lock(mutex);
+  if (!done.insert(device).second) return;
+  cudaMemPool_t pool = nullptr;
+  check(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
+  uint64_t threshold = UINT64_MAX;
+  check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold), "cudaMemPoolSetAttribute");
+}
+
+// ---- operands
+
+// f(Type<element>) for whatever a checkpoint may hold.
+template <class F>
+void with_source_type(DType dtype, const F& f) {
+  switch (dtype) {
+    case DType::float32: return f(Type<float>{});
+    case DType::bfloat16: return f(Type<bf16>{});
+    case DType::float16: return f(Type<__half>{});
+    case DType::float64: return f(Type<double>{});
+    case DType::float8_e4m3fn: return f(Type<__nv_fp8_e4m3>{});
+    case DType::float8_e5m2: return f(Type<__nv_fp8_e5m2>{});
+    default:
+      raise({.code = ErrorCode::unsupported,
+             .what = "a matrix of this type cannot be multiplied",
+             .found = std::string(name_of(dtype)),
+             .expected = "a floating type"});
+  }
+}
+
+// A matrix somewhere on the device, with any strides.
+struct Matrix {
+  const std::byte* data = nullptr;
+  DType dtype = DType::float32;
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t row_stride = 0;
+  int64_t column_stride = 0;
+
+  Matrix() = default;
+  explicit Matrix(const Tensor& t) : Matrix(t.raw(), t.dtype(), t.dim(0), t.dim(1), t.stride(0), t.stride(1)) {}
+  Matrix(const std::byte* at, DType type, int64_t r, int64_t c, int64_t rs, int64_t cs)
+      : data(at), dtype(type), rows(r), columns(c), row_stride(rs), column_stride(cs) {
+    // The stride of a dimension of one element says nothing: give it the one of a contiguous matrix.
+    if (columns <= 1) column_stride = 1;
+    if (rows <= 1) row_stride = std::max(columns, column_stride * columns);
+    if (columns <= 1 && rows > 1 && row_stride == 1) column_stride = rows;
+  }
+
+  Matrix transposed() const { return {data, dtype, columns, rows, column_stride, row_stride}; }
+  bool row_major() const { return column_stride == 1 && row_stride >= columns; }
+  // Whether rows begin on 16-byte addresses.
+  bool aligned() const {
+    return column_stride == 1 && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
+           (rows <= 1 || row_stride * static_cast<int64_t>(size_of(dtype)) % 16 == 0);
+  }
+};
+
+// Converts `from` into the contiguous [rows, columns] at `to`, at least as large, `columns` a multiple of 16 bytes.
+void convert(const Runtime& rt, const Matrix& from, std::byte* to, DType dtype, int64_t rows, int64_t columns) {
+  const int64_t packs = columns / lanes_of(dtype);
+  if (rows == 0 || packs == 0) return;
+  const dim3 block = row_block(packs);
+  const dim3 blocks(grid(rows, block.y), grid(packs, block.x));
+  with_source_type(from.dtype, [&]<class From>(Type<From>) {
+    const MatrixSource<From> source{reinterpret_cast<const From*>(from.data),
+                                    from.row_stride,
+                                    from.column_stride,
+                                    from.rows,
+                                    from.columns,
+                                    from.aligned()};
+    with_type(dtype, [&]<class To>(Type<To>) {
+      launch(rt, "convert_matrix", convert_matrix<From, To>, blocks, block, 0, source, reinterpret_cast<To*>(to), rows,
+             packs);
+    });
+  });
+}
+
+// The product of our own, for what cuBLASLt cannot do.
+template <class T>
+MatrixSource<T> plain_source(const GemmOperand& from, int64_t rows, int64_t columns) {
+  return {static_cast<const T*>(from.data),
+          from.transposed ? 1 : from.ld,
+          from.transposed ? from.ld : 1,
+          rows,
+          columns,
+          false};
+}
+
+void plain_gemm(const Runtime& rt, const GemmCall& call) {
+  const dim3 blocks(grid(call.n, kPlainTile),
+                    static_cast<unsigned>(std::min<int64_t>(ceil_div(call.m, kPlainTile), 65535)));
+  with_type(call.a.dtype, [&]<class T>(Type<T>) {
+    with_type(call.out_dtype, [&]<class O>(Type<O>) {
+      launch(rt, "plain_product", plain_product<T, O>, blocks, dim3(kPlainTile, kPlainTile), 0,
+             plain_source<T>(call.a, call.m, call.k), plain_source<T>(call.b, call.k, call.n),
+             static_cast<const O*>(call.bias), static_cast<O*>(call.out), call.ldo, call.accumulate);
+    });
+  });
+}
+
+void gemm(const Runtime& rt, const GemmCall& call) {
+  if (!cublas_gemm(rt, call)) plain_gemm(rt, call);
+}
+
+// ---- results
+
+// A product in scratch (null: zeros) with its bias and activation, into `out`.
+void finish(const Runtime& rt, const void* product, DType dtype, int64_t stride, const Tensor& bias, Activation act,
+            const Tensor& out) {
+  const int64_t rows = out.dim(0), columns = out.dim(1);
+  const Matrix target(out);
+  const float* add = pointer<const float>(bias);
+  with_type(dtype, [&]<class P>(Type<P>) {
+    with_type(out.dtype(), [&]<class O>(Type<O>) {
+      constexpr int V = 8;
+      const bool vectors = target.aligned() && columns % V == 0 && reinterpret_cast<uintptr_t>(add) % 16 == 0;
+      const int64_t items = vectors ? columns / V : columns;
+      const dim3 block = row_block(items);
+      launch(rt, "finish_product", vectors ? finish_product<V, P, O> : finish_product<1, P, O>,
+             dim3(grid(rows, block.y), grid(items, block.x)), block, 0, static_cast<const P*>(product), stride, add,
+             act, pointer<O>(out), target.row_stride, rows, columns);
+    });
+  });
+}
+
+// ---- linear
+
+// The bias in bfloat16 if that changes nothing, else null.
+const void* exact_bias(const std::shared_ptr<const Runtime>& runtime, const CudaPackedMatrix& w, const Tensor& bias) {
+  constexpr int kMostLooks = 4;  // a bias that is a new tensor every time is not worth looking at
+  const Runtime& rt = *runtime;
+  CudaPackedMatrix::Bias& known = w.bias;
+  const uint64_t storage = bias.storage()->id();
+  if (known.looks > 0 && known.storage == storage && known.offset == bias.offset_bytes())
+    return known.exact ? known.exact->data() : nullptr;
+  if (!w.constant || known.exact != nullptr || known.looks >= kMostLooks || capturing(rt)) return nullptr;
+  auto copy = std::make_unique<StreamBytes>(runtime, bytes_of(w.padded_n, DType::bfloat16) + sizeof(int));
+  auto* changed = reinterpret_cast<int*>(copy->data() + bytes_of(w.padded_n, DType::bfloat16));
+  check(cudaMemsetAsync(changed, 0, sizeof(int), rt.stream()), "cudaMemsetAsync");
+  launch(rt, "round_bias", round_bias, dim3(grid(w.padded_n, 128)), dim3(128), 0, pointer<const float>(bias), w.n,
+         reinterpret_cast<bf16*>(copy->data()), w.padded_n, changed);
+  int answer = 0;
+  check(cudaMemcpyAsync(&answer, changed, sizeof(int), cudaMemcpyDeviceToHost, rt.stream()), "look at a bias");
+  rt.synchronize();
+  known.storage = storage;
+  known.offset = bias.offset_bytes();
+  ++known.looks;
+  if (answer == 0) known.exact = std::move(copy);
+  return known.exact ? known.exact->data() : nullptr;
+}
+
+GemmOperand weight_operand(const CudaPackedMatrix& w) {
+  return {w.data, w.dtype, w.ld, true};  // stored [N,K], read as [K,N]
+}
+
+// One product over all rows, in the type of `out`: bias included.
+void linear_direct(const Runtime& rt, const GemmOperand& x, const CudaPackedMatrix& w, const void* bias,
+                   const Tensor& out) {
+  GemmCall call;
+  call.m = out.dim(0);
+  call.n = w.n;
+  call.k = w.padded_k;
+  call.a = x;
+  call.b = weight_operand(w);
+  call.out = out.raw();
+  call.out_dtype = out.dtype();
+  call.ldo = Matrix(out).row_stride;
+  call.bias = bias;
+  gemm(rt, call);
+}
+
+// Products of `rows` rows at a time, in scratch of `dtype`, finished while they are still in the cache.
+struct InParts {
+  DType dtype = DType::float32;
+  int64_t stride = 0;
+  int64_t rows = 0;
+
+  InParts() = default;
+  InParts(DType type, const CudaPackedMatrix& w, int64_t m) : dtype(type) {
+    constexpr int64_t kBytes = int64_t{32} << 20;  // well inside an L2 of 50 MiB
+    stride = round_up(w.padded_n, lanes_of(dtype));
+    const int64_t most = std::max<int64_t>(kBytes / (stride * static_cast<int64_t>(size_of(dtype))), 256);
+    rows = std::min(round_up(ceil_div(m, ceil_div(m, most)), 128), m);
+  }
+  size_t bytes() const { return bytes_of(rows * stride, dtype); }
+
+  void run(const Runtime& rt, const GemmOperand& x, const CudaPackedMatrix& w, const void* product_bias, void* scratch,
+           const Tensor& bias, Activation act, const Tensor& out) const {
+    for (int64_t first = 0; first < out.dim(0); first += rows) {
+      const Tensor part = out.slice(0, first, std::min(first + rows, out.dim(0)));
+      GemmCall call;
+      call.m = part.dim(0);
+      call.n = w.padded_n;
+      call.k = w.padded_k;
+      call.a = x;
+      call.a.data = static_cast<const std::byte*>(x.data) + first * x.ld * static_cast<int64_t>(size_of(x.dtype));
+      call.b = weight_operand(w);
+      call.out = scratch;
+      call.out_dtype = dtype;
+      call.ldo = stride;
+      call.bias = product_bias;
+      gemm(rt, call);
+      finish(rt, scratch, dtype, stride, bias, act, part);
+    }
+  }
+};
+
+// ---- matmul
+
+// An operand of matmul on its way to cuBLASLt: as it is, or copied row by row of its memory into scratch.
+struct Prepared {
+  Matrix stored;  // row-major, or any strides when copied
+  bool transposed = false;
+  bool copied = false;
+  int64_t rows = 0, columns = 0;  // of the copy, padded
+
+  // `depth_rows`: the dimension that is summed over is the rows of the matrix.
+  Prepared(const Matrix& matrix, DType compute, bool pad_depth, bool depth_rows) : stored(matrix) {
+    if (!matrix.row_major() && matrix.transposed().row_major()) {
+      stored = matrix.transposed();
+      transposed = true;
+      depth_rows = !depth_rows;
+    }
+    copied = stored.dtype != compute || !stored.row_major() || (compute == DType::bfloat16 && !stored.aligned()) ||
+             pad_depth;
+    const int64_t lanes = lanes_of(compute);
+    rows = depth_rows && pad_depth ? round_up(stored.rows, lanes) : stored.rows;
+    columns = round_up(stored.columns, lanes);
+  }
+  size_t bytes(DType compute) const { return copied ? bytes_of(rows * columns, compute) : 0; }
+  GemmOperand operand(const Runtime& rt, std::byte* scratch, DType compute) const {
+    if (!copied) return {stored.data, compute, stored.row_stride, transposed};
+    convert(rt, stored, scratch, compute, rows, columns);
+    return {scratch, compute, columns, transposed};
+  }
+};
+
+void multiply(const Runtime& rt, const Matrix& a, const Matrix& b, const Matrix& out, bool accumulate, DType compute) {
+  const int64_t lanes = lanes_of(compute);
+  const bool pad = compute == DType::bfloat16 && a.columns % lanes != 0;
+  const Prepared first(a, compute, pad, false), second(b, compute, pad, true);
+  std::byte* scratch = nullptr;
+  if (first.copied || second.copied) scratch = rt.workspace(first.bytes(compute) + second.bytes(compute));
+  GemmCall call;
+  call.m = a.rows;
+  call.n = b.columns;
+  call.k = pad ? round_up(a.columns, lanes) : a.columns;
+  call.a = first.operand(rt, scratch, compute);
+  call.b = second.operand(rt, scratch + first.bytes(compute), compute);
+  call.out = const_cast<std::byte*>(out.data);
+  call.out_dtype = DType::float32;
+  call.ldo = out.row_stride;
+  call.accumulate = accumulate;
+  gemm(rt, call);
+}
+
+// ---- packing
+
+bool usable_as_it_is(const Tensor& weight, DType compute) {
+  const Matrix matrix(weight);
+  return weight.dtype() == compute && matrix.row_major() && matrix.aligned() && matrix.columns > 0 &&
+         matrix.columns % lanes_of(compute) == 0;
+}
+
+// Bytes in the order of the rows, as they come from a file, then one kernel; or straight to their place.
+void upload(const std::shared_ptr<const Runtime>& runtime, const DeviceMemory& memory, const Tensor& source,
+            CudaPackedMatrix& packed) {
+  const Tensor rows = source.contiguous();
+  const Matrix host(rows);
+  if (rows.dtype() == packed.dtype && packed.padded_k == packed.k) {
+    memory.from_host(packed.memory->data(), rows.raw(), rows.nbytes());
+    const size_t rest = packed.memory->size() - rows.nbytes();
+    check(cudaMemsetAsync(packed.memory->data() + rows.nbytes(), 0, rest, runtime->stream()), "cudaMemsetAsync");
+    return;
+  }
+  const StreamBytes raw(runtime, rows.nbytes());
+  memory.from_host(raw.data(), rows.raw(), rows.nbytes());
+  Matrix there = host;
+  there.data = raw.data();
+  convert(*runtime, there, packed.memory->data(), packed.dtype, packed.rows, packed.padded_k);
+}
+
+}  // namespace
+
+StreamBytes::StreamBytes(std::shared_ptr<const Runtime> runtime, size_t bytes)
+    : runtime_(std::move(runtime)), size_(std::max<size_t>(bytes, 256)) {
+  keep_pool(runtime_->device());
+  void* data = nullptr;
+  check(cudaMallocAsync(&data, size_, runtime_->stream()), "memory for a packed matrix");
+  data_ = static_cast<std::byte*>(data);
+}
+
+StreamBytes::~StreamBytes() {
+  (void)cudaFreeAsync(data_, runtime_->stream());
+}
+
+size_t CudaPackedMatrix::nbytes() const {
+  return (memory ? memory->size() : view.nbytes()) + (bias.exact ? bias.exact->size() : 0);
+}
+
+std::shared_ptr<const PackedMatrix> CudaKernels::pack(const Tensor& weight, DType compute) const {
+  auto packed = std::make_shared<CudaPackedMatrix>();
+  packed->n = weight.dim(0);
+  packed->k = weight.dim(1);
+  packed->dtype = compute;
+  const bool host = weight.on_host();
+  if (!host && usable_as_it_is(weight, compute)) {
+    packed->view = weight;
+    packed->data = weight.raw();
+    packed->ld = Matrix(weight).row_stride;
+    packed->padded_n = packed->n;
+    packed->padded_k = packed->k;
+    packed->rows = packed->n;
+    return packed;
+  }
+  packed->padded_n = round_up(packed->n, 8);
+  packed->padded_k = round_up(packed->k, lanes_of(compute));
+  packed->ld = packed->padded_k;
+  packed->rows = round_up(packed->n, 32);
+  packed->memory =
+      std::make_unique<StreamBytes>(runtime_, static_cast<size_t>(packed->rows * packed->padded_k) * size_of(compute));
+  packed->data = packed->memory->data();
+  packed->constant = host;
+  if (host)
+    upload(runtime_, *memory(), weight, *packed);
+  else
+    convert(rt_, Matrix(weight), packed->memory->data(), compute, packed->rows, packed->padded_k);
+  return packed;
+}
+
+void CudaKernels::linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
+                         const Tensor& out) const {
+  const auto& w = static_cast<const CudaPackedMatrix&>(weight);
+  if (out.numel() == 0) return;
+  if (w.k == 0) return finish(rt_, nullptr, DType::float32, 0, bias, act, out);
+
+  const Matrix rows(x);
+  const bool copied = w.padded_k != w.k || !rows.row_major() || !rows.aligned();
+  const size_t x_bytes = copied ? bytes_of(rows.rows * w.padded_k, w.dtype) : 0;
+  const Matrix target(out);
+  const bool even = target.aligned() && w.n % lanes_of(out.dtype()) == 0;
+
+  // Directly, with cuBLASLt's bias, where it has one of the right type; in padded scratch where rows are odd; else the
+  // product in float32, and its only rounding after the bias.
+  const bool same_type = out.dtype() == DType::float32 || w.dtype == DType::bfloat16;
+  const void* product_bias = nullptr;
+  if (same_type && bias.defined())
+    product_bias = out.dtype() == DType::float32 ? bias.raw() : exact_bias(runtime_, w, bias);
+  const bool has_bias = !bias.defined() || product_bias != nullptr;
+  const bool direct = same_type && has_bias && (even || out.dtype() == DType::float32);
+  InParts parts;
+  if (!direct) parts = InParts(same_type && has_bias ? out.dtype() : DType::float32, w, out.dim(0));
+
+  std::byte* scratch = nullptr;
+  if (copied || !direct) scratch = rt_.workspace(x_bytes + (direct ? 0 : parts.bytes()));
+  GemmOperand operand{rows.data, w.dtype, rows.row_stride, false};
+  if (copied) {
+    convert(rt_, rows, scratch, w.dtype, rows.rows, w.padded_k);
+    operand = {scratch, w.dtype, w.padded_k, false};
+  }
+  if (!direct) return parts.run(rt_, operand, w, product_bias, scratch + x_bytes, has_bias ? Tensor() : bias, act, out);
+  linear_direct(rt_, operand, w, product_bias, out);
+  if (act != Activation::none) activation(act, out, out);
+}
+
+void CudaKernels::matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate, DType compute) const {
+  if (out.numel() == 0) return;
+  const bool narrow = compute == DType::bfloat16 || (a.dtype() == DType::bfloat16 && b.dtype() == DType::bfloat16);
+  const DType dtype = narrow ? DType::bfloat16 : DType::float32;
+  const Matrix left(a), right(b), target(out);
+  if (a.dim(1) == 0) {
+    if (!accumulate) finish(rt_, nullptr, DType::float32, 0, Tensor(), Activation::none, out);
+    return;
+  }
+  if (target.row_major()) return multiply(rt_, left, right, target, accumulate, dtype);
+  if (target.transposed().row_major())
+    return multiply(rt_, right.transposed(), left.transposed(), target.transposed(), accumulate, dtype);
+  // An output of any other strides, or one that is summed into: the product first.
+  const StreamBytes product(runtime_, bytes_of(out.numel(), DType::float32));
+  const Matrix dense(product.data(), DType::float32, out.dim(0), out.dim(1), out.dim(1), 1);
+  multiply(rt_, left, right, dense, false, dtype);
+  const auto storage = std::make_shared<Storage>(product.data(), bytes_of(out.numel(), DType::float32),
+                                                 Storage::Release(), false, memory());
+  const Tensor values(storage, 0, out.shape(), DType::float32);
+  if (accumulate)
+    this->accumulate(values, out);
+  else
+    copy(values, out);
+}
+
+double CudaKernels::ceiling_flops(DType dtype) const {
+  constexpr int64_t kSize = 8192;
+  const StreamBytes memory(runtime_, 3 * static_cast<size_t>(kSize * kSize) * size_of(dtype));
+  const size_t bytes = static_cast<size_t>(kSize * kSize) * size_of(dtype);
+  with_type(dtype, [&]<class T>(Type<T>) {
+    for (uint32_t i = 0; i < 2; ++i)
+      launch(rt_, "fill_random", fill_random<T>, dim3(1024), dim3(256), 0,
+             reinterpret_cast<T*>(memory.data() + i * bytes), kSize * kSize, 17u + i);
+  });
+  GemmCall call;
+  call.m = call.n = call.k = kSize;
+  call.a = {memory.data(), dtype, kSize, false};
+  call.b = {memory.data() + bytes, dtype, kSize, true};
+  call.out = memory.data() + 2 * bytes;
+  call.out_dtype = dtype;
+  call.ldo = kSize;
+  gemm(rt_, call);  // chooses the algorithm
+
+  cudaEvent_t begin = nullptr, end = nullptr;
+  check(cudaEventCreate(&begin), "cudaEventCreate");
+  check(cudaEventCreate(&end), "cudaEventCreate");
+  const int repeats = dtype == DType::bfloat16 ? 100 : 8;
+  check(cudaEventRecord(begin, rt_.stream()), "cudaEventRecord");
+  for (int i = 0; i < repeats; ++i) gemm(rt_, call);
+  check(cudaEventRecord(end, rt_.stream()), "cudaEventRecord");
+  check(cudaEventSynchronize(end), "ceiling_flops");
+  float milliseconds = 0.0f;
+  check(cudaEventElapsedTime(&milliseconds, begin, end), "cudaEventElapsedTime");
+  check(cudaEventDestroy(begin), "cudaEventDestroy");
+  check(cudaEventDestroy(end), "cudaEventDestroy");
+  return 2.0 * kSize * kSize * kSize * repeats / (1e-3 * milliseconds);
+}
+
+}  // namespace raedit::backend::cuda

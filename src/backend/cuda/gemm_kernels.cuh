@@ -1,0 +1,182 @@
+// What stands around the products: operands converted and padded, results with bias and activation, and a product of
+// our own for what cuBLASLt has no algorithm for. Only for gemm.cu.
+#pragma once
+
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+
+#include <cstdint>
+
+#include "backend/cuda/numbers.cuh"
+#include "backend/kernels.h"
+
+namespace raedit::backend::cuda {
+
+// By way of float32, as on the CPU.
+__device__ inline float source_float(float x) {
+  return x;
+}
+__device__ inline float source_float(bf16 x) {
+  return __bfloat162float(x);
+}
+__device__ inline float source_float(double x) {
+  return static_cast<float>(x);
+}
+__device__ inline float source_float(__half x) {
+  return __half2float(x);
+}
+__device__ inline float source_float(__nv_fp8_e4m3 x) {
+  return static_cast<float>(x);
+}
+__device__ inline float source_float(__nv_fp8_e5m2 x) {
+  return static_cast<float>(x);
+}
+
+// A matrix that is read: element (i,j) at data[i * row_stride + j * column_stride].
+template <class T>
+struct MatrixSource {
+  const T* data;
+  int64_t row_stride;
+  int64_t column_stride;
+  int64_t rows;
+  int64_t columns;
+  bool vectors;  // rows of neighbours that begin on 16-byte addresses
+};
+
+// 16 bytes of the target a thread. The target is contiguous [target_rows, packs * kPackOf<To>]; what has no source is
+// zero. blockDim.x threads along a row, blockDim.y rows.
+template <class From, class To>
+__global__ void __launch_bounds__(128)
+    convert_matrix(const MatrixSource<From> from, To* target, int64_t target_rows, int64_t packs) {
+  constexpr int V = kPackOf<To>;
+  constexpr int L = V < kPackOf<From> ? V : kPackOf<From>;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  const int64_t pack = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
+  if (row >= target_rows || pack >= packs) return;
+  const int64_t column = pack * V;
+  Pack<To, V> out;
+  if (row < from.rows && from.vectors && column + V <= from.columns) {
+    const From* source = from.data + row * from.row_stride + column;
+    Pack<From, L> in[V / L];
+#pragma unroll
+    for (int i = 0; i < V / L; ++i) in[i] = reinterpret_cast<const Pack<From, L>*>(source)[i];
+#pragma unroll
+    for (int i = 0; i < V; ++i) out.at[i] = from_float<To>(source_float(in[i / L].at[i % L]));
+  } else {
+    const int64_t count = row < from.rows ? from.columns - column : 0;
+    const From* source = from.data + row * from.row_stride + column * from.column_stride;
+#pragma unroll
+    for (int i = 0; i < V; ++i)
+      out.at[i] = from_float<To>(i < count ? source_float(source[i * from.column_stride]) : 0.0f);
+  }
+  *reinterpret_cast<Pack<To, V>*>(target + row * packs * V + column) = out;
+}
+
+__device__ inline float activate(Activation kind, float x) {
+  switch (kind) {
+    case Activation::silu: return silu(x);
+    case Activation::gelu: return gelu_erf(x);
+    case Activation::gelu_tanh: return gelu_tanh(x);
+    case Activation::none: break;
+  }
+  return x;
+}
+
+// A finished element: the product and its bias are rounded to the type of the result before the activation, so that the
+// fused form and the two ops one after the other are the same to the last bit.
+template <class O>
+__device__ inline O finished(float product, float bias, Activation kind) {
+  const O sum = from_float<O>(product + bias);
+  return kind == Activation::none ? sum : from_float<O>(activate(kind, to_float(sum)));
+}
+
+// out[i,j] = act(product[i,j] + bias[j]); a null product is zero. Vectors: V columns a thread, all rows and the bias
+// 16-byte aligned, columns a multiple of V; otherwise neighbouring threads have neighbouring columns.
+template <int V, class P, class O>
+__global__ void __launch_bounds__(128)
+    finish_product(const P* product, int64_t product_stride, const float* bias, Activation kind, O* out,
+                   int64_t out_stride, int64_t rows, int64_t columns) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  const int64_t column = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * V;
+  if (row >= rows || column >= columns) return;
+  const P* from = product + row * product_stride + column;
+  O* to = out + row * out_stride + column;
+  if constexpr (V == 1) {
+    *to = finished<O>(product != nullptr ? to_float(*from) : 0.0f, bias != nullptr ? bias[column] : 0.0f, kind);
+  } else {
+    constexpr int PV = V < kPackOf<P> ? V : kPackOf<P>;
+    constexpr int OV = V < kPackOf<O> ? V : kPackOf<O>;
+    Pack<P, PV> in[V / PV] = {};
+    Pack<float, 4> add[V / 4] = {};
+    Pack<O, OV> result[V / OV];
+    if (product != nullptr) {
+#pragma unroll
+      for (int i = 0; i < V / PV; ++i) in[i] = reinterpret_cast<const Pack<P, PV>*>(from)[i];
+    }
+    if (bias != nullptr) {
+#pragma unroll
+      for (int i = 0; i < V / 4; ++i) add[i] = reinterpret_cast<const Pack<float, 4>*>(bias + column)[i];
+    }
+#pragma unroll
+    for (int i = 0; i < V; ++i)
+      result[i / OV].at[i % OV] = finished<O>(to_float(in[i / PV].at[i % PV]), add[i / 4].at[i % 4], kind);
+#pragma unroll
+    for (int i = 0; i < V / OV; ++i) reinterpret_cast<Pack<O, OV>*>(to)[i] = result[i];
+  }
+}
+
+// target[padded] = bias rounded to bfloat16, then zeros; inexact[0] = 1 when a number changed.
+__global__ void round_bias(const float* bias, int64_t n, bf16* target, int64_t padded, int* inexact) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= padded) return;
+  const float value = i < n ? bias[i] : 0.0f;
+  const bf16 rounded = from_float<bf16>(value);
+  target[i] = rounded;
+  if (to_float(rounded) != value) *inexact = 1;
+}
+
+inline constexpr int kPlainTile = 16;
+
+// out[i,j] (+)= sum of a(i,l) b(l,j) + bias[j], in the order of l; operands of any strides.
+template <class T, class O>
+__global__ void __launch_bounds__(kPlainTile* kPlainTile)
+    plain_product(const MatrixSource<T> a, const MatrixSource<T> b, const O* bias, O* out, int64_t out_stride,
+                  bool accumulate) {
+  __shared__ float as[kPlainTile][kPlainTile + 1], bs[kPlainTile][kPlainTile + 1];
+  const int x = static_cast<int>(threadIdx.x), y = static_cast<int>(threadIdx.y);
+  const int64_t j = static_cast<int64_t>(blockIdx.x) * kPlainTile + x;
+  const int64_t depth = a.columns;
+  for (int64_t top = static_cast<int64_t>(blockIdx.y) * kPlainTile; top < a.rows;
+       top += static_cast<int64_t>(gridDim.y) * kPlainTile) {
+    const int64_t i = top + y;
+    float sum = 0.0f;
+    for (int64_t l = 0; l < depth; l += kPlainTile) {
+      const bool a_inside = i < a.rows && l + x < depth, b_inside = l + y < depth && j < b.columns;
+      as[y][x] = a_inside ? to_float(a.data[i * a.row_stride + (l + x) * a.column_stride]) : 0.0f;
+      bs[y][x] = b_inside ? to_float(b.data[(l + y) * b.row_stride + j * b.column_stride]) : 0.0f;
+      __syncthreads();
+#pragma unroll
+      for (int d = 0; d < kPlainTile; ++d) sum += as[y][d] * bs[d][x];
+      __syncthreads();
+    }
+    if (i >= a.rows || j >= b.columns) continue;
+    O* to = out + i * out_stride + j;
+    if (bias != nullptr) sum += to_float(bias[j]);
+    *to = from_float<O>(accumulate ? to_float(*to) + sum : sum);
+  }
+}
+
+// Numbers in [-1, 1) from a counter (the finaliser of MurmurHash3, public domain), for measuring.
+template <class T>
+__global__ void fill_random(T* target, int64_t count, uint32_t seed) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    uint32_t h = static_cast<uint32_t>(i) ^ seed;
+    h = (h ^ (h >> 16)) * 0x85ebca6bu;
+    h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+    h ^= h >> 16;
+    target[i] = from_float<T>(static_cast<float>(static_cast<int32_t>(h)) * 0x1p-31f);
+  }
+}
+
+}  // namespace raedit::backend::cuda
