@@ -282,7 +282,15 @@ struct Prepared {
   }
 };
 
+// `out` is row-major.
 void multiply(const Runtime& rt, const Matrix& a, const Matrix& b, const Matrix& out, bool accumulate, DType compute) {
+  if (a.columns == 0) {
+    if (accumulate) return;
+    const size_t size = size_of(DType::float32);
+    return check(cudaMemset2DAsync(const_cast<std::byte*>(out.data), static_cast<size_t>(out.row_stride) * size, 0,
+                                   static_cast<size_t>(out.columns) * size, static_cast<size_t>(out.rows), rt.stream()),
+                 "cudaMemset2DAsync");
+  }
   const int64_t lanes = lanes_of(compute);
   const bool pad = compute == DType::bfloat16 && a.columns % lanes != 0;
   const Prepared first(a, compute, pad, false), second(b, compute, pad, true);
@@ -415,10 +423,6 @@ void CudaKernels::matmul(const Tensor& a, const Tensor& b, const Tensor& out, bo
   const bool narrow = compute == DType::bfloat16 || (a.dtype() == DType::bfloat16 && b.dtype() == DType::bfloat16);
   const DType dtype = narrow ? DType::bfloat16 : DType::float32;
   const Matrix left(a), right(b), target(out);
-  if (a.dim(1) == 0) {
-    if (!accumulate) finish(rt_, nullptr, DType::float32, 0, Tensor(), Activation::none, out);
-    return;
-  }
   if (target.row_major()) return multiply(rt_, left, right, target, accumulate, dtype);
   if (target.transposed().row_major())
     return multiply(rt_, right.transposed(), left.transposed(), target.transposed(), accumulate, dtype);
