@@ -13,6 +13,7 @@
 #include "ops/moving.h"
 #include "ops/norm.h"
 #include "ops/tape.h"
+#include "test_device.h"
 
 namespace raedit::test {
 namespace {
@@ -21,13 +22,14 @@ class OpEdges : public testing::TestWithParam<DType> {
  protected:
   Tensor random(const Shape& shape) const { return random_normal(shape, GetParam(), 1); }
 
-  Context ctx_{ContextOptions{.threads = 2}};
+  Context ctx_ = test_context(2);
 };
 
 // Ten ops on no rows at all, forward and back: the weights' gradients are zeros.
 TEST_P(OpEdges, NoRows) {
-  const Tensor x = random({2, 0, 8});
-  const Tensor w = random_normal({8, 8}, DType::float32, 2), bias = random_normal({8}, DType::float32, 3);
+  const Tensor x = on_device(ctx_, random({2, 0, 8}));
+  const Tensor w = on_device(ctx_, random_normal({8, 8}, DType::float32, 2));
+  const Tensor bias = on_device(ctx_, random_normal({8}, DType::float32, 3));
   Tape tape;
   for (const Tensor& leaf : {x, w, bias}) tape.watch(leaf);
   ctx_.set_tape(&tape);

@@ -14,6 +14,7 @@
 #include "ops/position.h"
 #include "ops/resample.h"
 #include "raedit/error.h"
+#include "test_device.h"
 
 namespace raedit::test {
 namespace {
@@ -39,7 +40,7 @@ class OpErrors : public testing::Test {
     expect_error(ErrorCode::invalid_argument, parts, call);
   }
 
-  Context ctx_{ContextOptions{.threads = 1}};
+  Context ctx_ = test_context(1);
 };
 
 TEST_F(OpErrors, Linear) {

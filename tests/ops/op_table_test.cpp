@@ -9,6 +9,7 @@
 #include "op_table.h"
 #include "ops/elementwise.h"
 #include "ops/tape.h"
+#include "test_device.h"
 
 namespace raedit::test {
 namespace {
@@ -42,19 +43,27 @@ std::string name_of_param(const testing::TestParamInfo<Param>& info) {
   return info.param.op->name + "_" + std::string(name_of(info.param.dtype));
 }
 
-Context& context(int threads) {
+// A device without threads has one Context, whatever their number.
+Context& context(int threads = 1) {
   static std::vector<Context> contexts = [] {
     std::vector<Context> made;
-    for (int i = 1; i <= 3; ++i) made.emplace_back(ContextOptions{.threads = i});
+    for (int i = 1; i <= (on_cpu() ? 3 : 1); ++i) made.push_back(test_context(i));
     return made;
   }();
-  return contexts[static_cast<size_t>(threads - 1)];
+  return contexts[on_cpu() ? static_cast<size_t>(threads - 1) : 0];
 }
 
 Tensors make_inputs(const Case& test, DType dtype) {
   Tensors inputs;
   for (const Input& input : test.inputs) inputs.push_back(make_input(input, dtype, 1234 + 17 * inputs.size()));
   return inputs;
+}
+
+// What the composite reads stays on the host; what the op reads lies where its kernels do.
+Tensors all_on_device(const Tensors& inputs) {
+  Tensors moved;
+  for (const Tensor& input : inputs) moved.push_back(on_device(context(), input));
+  return moved;
 }
 
 bool wants_gradient(const Input& input) {
@@ -69,7 +78,7 @@ std::string title(const Case& test) {
 
 bool same_bits(const Tensor& a, const Tensor& b) {
   return a.shape() == b.shape() && a.dtype() == b.dtype() &&
-         std::memcmp(a.contiguous().raw(), b.contiguous().raw(), a.nbytes()) == 0;
+         std::memcmp(a.cpu().contiguous().raw(), b.cpu().contiguous().raw(), a.nbytes()) == 0;
 }
 
 // How far an error is into its bound; 0 where both are 0.
@@ -111,10 +120,9 @@ Result run_with_tape(Context& ctx, const Case& test, const Tensors& inputs, cons
     if (!wants_gradient(test.inputs[i])) continue;
     const Tensor grad = tape.grad(ctx, inputs[i]);
     result.gradients.back() = grad;
-    const auto* all = reinterpret_cast<const float*>(grad.storage()->data());
-    const int64_t size = static_cast<int64_t>(grad.storage()->bytes() / sizeof(float));
+    const auto all = whole_storage(grad).to_vector<float>();
     int64_t overruns = 0;
-    for (int64_t k = 0; k < kGuard; ++k) overruns += (all[k] != 0.0f) + (all[size - 1 - k] != 0.0f);
+    for (size_t k = 0; k < kGuard; ++k) overruns += (all[k] != 0.0f) + (all[all.size() - 1 - k] != 0.0f);
     EXPECT_EQ(overruns, 0) << "written beside the gradient of " << test.inputs[i].name;
   }
   return result;
@@ -137,7 +145,7 @@ class OpTable : public testing::TestWithParam<Param> {
 
 void check_forward(const Case& test, DType dtype, Worst& worst) {
   const Tensors inputs = make_inputs(test, dtype);
-  const Tensor out = test.op(context(1), inputs);
+  const Tensor out = test.op(context(), all_on_device(inputs));
   const Tensor expected = test.composite(inputs);
   ASSERT_EQ(out.shape(), expected.shape());
   const DType out_dtype = test.out_dtype.value_or(dtype);
@@ -297,10 +305,10 @@ struct GradientCheck {
 };
 
 void check_gradients(const Case& test, DType dtype, Worst& worst) {
-  const Tensors inputs = make_inputs(test, dtype);
-  const Tensor forward = test.op(context(1), inputs);
+  const Tensors host = make_inputs(test, dtype), inputs = all_on_device(host);
+  const Tensor forward = test.op(context(), inputs);
   const Tensor dout = random_normal(forward.shape(), DType::float32, 4321);
-  const Result result = run_with_tape(context(1), test, inputs, dout);
+  const Result result = run_with_tape(context(), test, inputs, dout);
   // A tape may change what is kept, never what comes out.
   EXPECT_TRUE(same_bits(result.out, forward));
 
@@ -308,10 +316,10 @@ void check_gradients(const Case& test, DType dtype, Worst& worst) {
   used_twice.op = [&test](Context& ctx, const Tensors& in) {
     return ops::add(ctx, test.op(ctx, in), test.op(ctx, in));
   };
-  const Result twice = run_with_tape(context(1), used_twice, inputs, dout);
+  const Result twice = run_with_tape(context(), used_twice, inputs, dout);
 
   Tensors exact;
-  for (const Tensor& input : inputs) exact.push_back(is_floating(input.dtype()) ? input.to(DType::float64) : input);
+  for (const Tensor& input : host) exact.push_back(is_floating(input.dtype()) ? input.to(DType::float64) : input);
   GradientCheck check{test, dtype, exact, dout, result.gradients, twice.gradients};
   for (size_t i = 0; i < inputs.size(); ++i) {
     if (!wants_gradient(test.inputs[i])) continue;
@@ -331,10 +339,10 @@ TEST_P(OpTable, GradientsAreFiniteDifferences) {
   RecordProperty("at", worst.where);
 }
 
-// ---- threads
+// ---- threads, and runs: every device does the same again
 
 void check_threads(const Case& test, DType dtype) {
-  const Tensors inputs = make_inputs(test, dtype);
+  const Tensors inputs = all_on_device(make_inputs(test, dtype));
   const Tensor one = test.op(context(1), inputs);
   for (int threads = 2; threads <= 3; ++threads)
     EXPECT_TRUE(same_bits(test.op(context(threads), inputs), one)) << threads << " threads";

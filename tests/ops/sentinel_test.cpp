@@ -5,6 +5,7 @@
 
 #include "backend/kernels.h"
 #include "op_table.h"
+#include "test_device.h"
 
 namespace raedit::test {
 namespace {
@@ -15,20 +16,26 @@ using backend::NormKind;
 
 class Sentinel : public testing::TestWithParam<DType> {
  protected:
-  Tensor random(const Shape& shape, uint64_t seed = 1) const { return random_normal(shape, GetParam(), seed); }
+  Tensor here(const Tensor& tensor) const { return on_device(ctx_, tensor); }
+  Tensor random(const Shape& shape, uint64_t seed = 1) const { return here(random_normal(shape, GetParam(), seed)); }
+  Tensor random_float32(const Shape& shape, uint64_t seed) const {
+    return here(random_normal(shape, DType::float32, seed));
+  }
   const backend::Kernels& kernels() const { return ctx_.kernels(); }
 
   // `run` on the middle of buffers with two different fillings: same output, untouched surroundings.
-  static void expect_inside(const std::string& name, const Shape& shape, DType dtype,
-                            const std::function<void(const Tensor&)>& run) {
+  void expect_inside(const std::string& name, const Shape& shape, DType dtype,
+                     const std::function<void(const Tensor&)>& run) const {
     SCOPED_TRACE(name + " " + shape.str());
     Tensor outputs[2];
     const std::byte fillings[2] = {std::byte{0x5a}, std::byte{0xc3}};
     for (size_t i = 0; i < 2; ++i) {
-      const Tensor buffer = Tensor::empty({2 * kGuard + shape.numel()}, dtype);
-      std::memset(buffer.raw(), static_cast<int>(fillings[i]), buffer.nbytes());
-      outputs[i] = buffer.slice(0, kGuard, kGuard + shape.numel()).reshape(shape);
-      run(outputs[i]);
+      const Tensor filled = Tensor::empty({2 * kGuard + shape.numel()}, dtype);
+      std::memset(filled.raw(), static_cast<int>(fillings[i]), filled.nbytes());
+      const Tensor around = here(filled);
+      run(around.slice(0, kGuard, kGuard + shape.numel()).reshape(shape));
+      const Tensor buffer = around.cpu();
+      outputs[i] = buffer.slice(0, kGuard, kGuard + shape.numel());
       const size_t guard = static_cast<size_t>(kGuard) * size_of(dtype);
       size_t overruns = 0;
       for (size_t k = 0; k < guard; ++k)
@@ -38,7 +45,7 @@ class Sentinel : public testing::TestWithParam<DType> {
     EXPECT_EQ(std::memcmp(outputs[0].raw(), outputs[1].raw(), outputs[0].nbytes()), 0) << "not all was written";
   }
 
-  Context ctx_{ContextOptions{.threads = 2}};
+  Context ctx_ = test_context(2);
 };
 
 TEST_P(Sentinel, Linear) {
@@ -47,7 +54,7 @@ TEST_P(Sentinel, Linear) {
       for (const int64_t k : {1, 5, 16, 72}) {
         const Tensor x = random({m, k});
         const auto weight = kernels().pack(random_normal({n, k}, DType::float32, 2), GetParam());
-        const Tensor bias = random_normal({n}, DType::float32, 3);
+        const Tensor bias = random_float32({n}, 3);
         for (const DType out : {DType::float32, DType::bfloat16})
           expect_inside("linear", {m, n}, out,
                         [&](const Tensor& to) { kernels().linear(x, *weight, bias, Activation::silu, to); });
@@ -77,7 +84,7 @@ TEST_P(Sentinel, RowsOfAnyWidth) {
   for (const int64_t width : {1, 3, 5, 16, 17, 63, 72, 128, 341}) {
     const Shape shape{2, 7, width};
     const Tensor x = random(shape, 1), y = random(shape, 2), z = random(shape, 3), wide = random({2, 7, 2 * width}, 4);
-    const Tensor weight = random_normal({width}, DType::float32, 5);
+    const Tensor weight = random_float32({width}, 5);
     for (const NormKind kind : {NormKind::layer, NormKind::rms})
       expect_inside("norm", shape, GetParam(), [&](const Tensor& to) {
         kernels().norm({kind, 1e-6f, x, weight, weight, y, z}, to);
@@ -97,17 +104,17 @@ TEST_P(Sentinel, RowsOfAnyWidth) {
 
 TEST_P(Sentinel, Positions) {
   for (const int64_t width : {2, 4, 12, 64, 72}) {
-    const Tensor cos = random_normal({5, width}, DType::float32, 2), sin = random_normal({5, width}, DType::float32, 3);
+    const Tensor cos = random_float32({5, width}, 2), sin = random_float32({5, width}, 3);
     for (const bool inverse : {false, true})
       expect_inside("rope", {2, 5, 3, width}, GetParam(), [&](const Tensor& to) {
         kernels().rope(random({2, 5, 3, width}), cos, sin, inverse, to);
       });
-    const Tensor ids = Tensor::from(std::vector<int64_t>{10, 0, 3}, {3});
+    const Tensor ids = here(Tensor::from(std::vector<int64_t>{10, 0, 3}, {3}));
     expect_inside("embedding", {3, width}, GetParam(), [&](const Tensor& to) {
       kernels().embedding(random({11, width}), ids, to);
     });
     expect_inside("fourier_features", {5, 2 * width}, DType::float32, [&](const Tensor& to) {
-      kernels().fourier_features(random_normal({5}, DType::float32, 1), random_normal({width}, DType::float32, 2), to);
+      kernels().fourier_features(random_float32({5}, 1), random_float32({width}, 2), to);
     });
   }
 }

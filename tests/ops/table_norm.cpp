@@ -5,6 +5,7 @@
 #include "op_table.h"
 #include "ops/gated.h"
 #include "ops/norm.h"
+#include "ops/position.h"
 #include "ops/tape.h"
 
 namespace raedit::test {
@@ -224,6 +225,118 @@ Case kernel_case(NormKind kind, const Shape& x, const Shape& modulation) {
   return test;
 }
 
+// ---- two ops in one pass, where the device has it. A tape takes them apart, so their gradients are those of the
+// parts.
+
+// What is rounded between the parts goes through the second one: `sizes` again.
+void made_of_two(Case& test, const std::function<Tensor(const Tensors&)>& sizes, double share) {
+  test.magnitude = sizes;
+  test.rounded = [sizes, share, composite = test.composite](const Tensors& in) {
+    return map(absolute(composite(in)), sizes(in), [share](double out, double size) { return out + share * size; });
+  };
+  test.steps += 4.0;
+  test.differentiable = false;
+}
+
+// A head's norm and its rotation; cut: x is a third of [B,N,3,H,Dh].
+Case norm_rope_case(NormKind kind, const Shape& x, bool cut, bool rope, bool weight) {
+  const int64_t tokens = x[1], width = x[3];
+  Norm norm{kind};
+  std::vector<Input> inputs{{"x", cut ? Shape{x[0], tokens, 3, x[2], width} : x},
+                            {"cos", {tokens, width}, Kind::float32},
+                            {"sin", {tokens, width}, Kind::float32}};
+  if (weight) {
+    norm.weight.input = static_cast<int>(inputs.size());
+    inputs.push_back({"weight", {width}, Kind::float32});
+  }
+  if (weight && kind == NormKind::layer) {
+    norm.bias.input = static_cast<int>(inputs.size());
+    inputs.push_back({"bias", {width}, Kind::float32});
+  }
+  const auto parts = [cut](const Tensors& in) {
+    Tensors now = in;
+    if (cut) now[0] = in[0].select(2, 1);
+    return now;
+  };
+  Case test = norm_case(std::string(rope ? ", rope" : ", no rope") + (weight ? ", weight" : "") + (cut ? ", cut" : ""),
+                        norm, std::move(inputs));
+  test.op = [=](Context& ctx, const Tensors& in) {
+    return ops::norm_rope(ctx, parts(in)[0], kind, kEps, norm.weight.of(in), norm.bias.of(in), rope ? in[1] : Tensor(),
+                          rope ? in[2] : Tensor());
+  };
+  test.composite = [=](const Tensors& in) {
+    const Tensor normed = norm.composite(parts(in));
+    return rope ? composite::rope(normed, in[1], in[2]) : normed;
+  };
+  const auto sizes = [=](const Tensors& in) {
+    const Tensor size = norm.magnitude(parts(in));
+    if (!rope) return size;
+    const Tensor none = map(in[1], [](double) { return 0.0; });
+    return plus(absolute(composite::rope(size, absolute(in[1]), none)),
+                absolute(composite::rope(size, none, absolute(in[2]))));
+  };
+  made_of_two(test, sizes, 1.0);
+  return test;
+}
+
+// x + gate * y, and its modulated norm: `which` of the two results.
+Case gated_norm_case(NormKind kind, const Shape& x, const Shape& modulation, bool shift, bool weight, bool which) {
+  Norm norm{kind};
+  std::vector<Input> inputs{{"x", x}, {"y", x}, {"gate", modulation}, {"scale", modulation, Kind::compute, true, 0.5}};
+  norm.scale.input = 3;
+  if (shift) {
+    norm.shift.input = static_cast<int>(inputs.size());
+    inputs.push_back({"shift", modulation});
+  }
+  if (weight) {
+    norm.weight.input = static_cast<int>(inputs.size());
+    inputs.push_back({"weight", {x[2]}, Kind::float32});
+  }
+  const auto summed = [](const Tensors& in) {
+    Tensors now = in;
+    now[0] = composite::add_gated(in[0], in[1], in[2]);
+    return now;
+  };
+  Case test = norm_case(std::string(which ? ", normed" : ", sum") + (shift ? ", shift" : "") +
+                            (weight ? ", weight" : "") + (modulation == x ? ", per token" : ""),
+                        norm, std::move(inputs));
+  test.op = [=](Context& ctx, const Tensors& in) {
+    const ops::GatedNorm out = ops::add_gated_norm(ctx, in[0], in[1], in[2], kind, kEps, norm.weight.of(in),
+                                                   norm.shift.of(in), norm.scale.of(in));
+    return which ? out.normed : out.sum;
+  };
+  if (!which) {
+    test.composite = [=](const Tensors& in) { return summed(in)[0]; };
+    made_of_two(
+        test, [](const Tensors& in) { return composite::add_gated(absolute(in[0]), absolute(in[1]), absolute(in[2])); },
+        0.0);
+    return test;
+  }
+  test.composite = [=](const Tensors& in) { return norm.composite(summed(in)); };
+  // The sum may be rounded before its norm is taken: every element by u, and mean and deviation by less.
+  made_of_two(
+      test, [=](const Tensors& in) { return norm.magnitude(summed(in)); }, 3.0);
+  return test;
+}
+
+void add_fused_norms(std::vector<Op>& table) {
+  Op turned{"norm_rope", {}}, gated{"add_gated_norm", {}};
+  for (const NormKind kind : {NormKind::layer, NormKind::rms}) {
+    for (const Shape& x : {Shape{1, 1, 1, 2}, Shape{2, 7, 3, 12}, Shape{1, 49, 2, 64}, Shape{2, 16, 3, 72},
+                           Shape{1, 5, 2, 128}, Shape{2, 3, 2, 34}})
+      for (const bool cut : {false, true})
+        for (const bool rope : {false, true}) turned.cases.push_back(norm_rope_case(kind, x, cut, rope, x[3] != 12));
+    for (const Shape& x : {Shape{1, 1, 3}, Shape{2, 7, 17}, Shape{2, 16, 72}, Shape{1, 5, 341}, Shape{3, 64, 128},
+                           Shape{1, 33, 1152}, Shape{2, 3, 2048}})
+      for (const bool which : {false, true}) {
+        gated.cases.push_back(gated_norm_case(kind, x, {x[0], 1, x[2]}, true, true, which));
+        gated.cases.push_back(gated_norm_case(kind, x, x, which, false, which));
+      }
+  }
+  table.push_back(turned);
+  table.push_back(gated);
+}
+
 std::vector<Shape> broadcasts(const Shape& x) {
   return {x, {x[0], 1, x[2]}, {1, 1, x[2]}, {x[2]}};
 }
@@ -277,6 +390,8 @@ void add_norm_ops(std::vector<Op>& table) {
     gated.cases.push_back(gated_case(x, {x[0], x[1], 6 * x[2]}, Kind::compute, 5));
   }
   table.push_back(gated);
+
+  add_fused_norms(table);
 }
 
 }  // namespace raedit::test

@@ -9,6 +9,7 @@
 #include "ops/moving.h"
 #include "raedit/error.h"
 #include "tensor/arena.h"
+#include "test_device.h"
 
 namespace raedit::test {
 namespace {
@@ -20,12 +21,15 @@ class TapeTest : public testing::Test {
  protected:
   TapeTest() { ctx_.set_tape(&tape_); }
 
-  static Tensor numbers(const std::vector<float>& values) {
-    return Tensor::from(values, {static_cast<int64_t>(values.size())});
+  Tensor numbers(const std::vector<float>& values) const {
+    return on_device(ctx_, Tensor::from(values, {static_cast<int64_t>(values.size())}));
+  }
+  Tensor random(const Shape& shape, uint64_t seed) const {
+    return on_device(ctx_, random_normal(shape, DType::float32, seed));
   }
   Doubles grad(const Tensor& tensor) { return tape_.grad(ctx_, tensor).to_vector<double>(); }
 
-  Context ctx_{ContextOptions{.threads = 1}};
+  Context ctx_ = test_context(1);
   Tape tape_;
 };
 
@@ -70,21 +74,21 @@ TEST_F(TapeTest, AViewHasTheSameViewOfTheGradient) {
   const Tensor x = numbers({1, 2, 3, 4, 5, 6});
   tape_.watch(x);
   const Tensor right = x.reshape({2, 3}).transpose(0, 1).slice(0, 1, 3);  // [[2, 5], [3, 6]]
-  tape_.backward(ctx_, ops::contiguous(ctx_, right), Tensor::from(std::vector<float>{1, 2, 3, 4}, {2, 2}));
+  tape_.backward(ctx_, ops::contiguous(ctx_, right), numbers({1, 2, 3, 4}).reshape({2, 2}));
   EXPECT_EQ(grad(x), (Doubles{0, 1, 3, 0, 2, 4}));
   EXPECT_EQ(grad(right), (Doubles{1, 2, 3, 4}));
 }
 
 TEST_F(TapeTest, AnExpandedViewCollectsItsCopies) {
-  const Tensor x = Tensor::from(std::vector<float>{1, 2}, {2, 1});
+  const Tensor x = numbers({1, 2}).reshape({2, 1});
   tape_.watch(x);
   const Tensor y = ops::contiguous(ctx_, x.expand({2, 3}));
-  tape_.backward(ctx_, y, Tensor::from(std::vector<float>{1, 2, 3, 4, 5, 6}, {2, 3}));
+  tape_.backward(ctx_, y, numbers({1, 2, 3, 4, 5, 6}).reshape({2, 3}));
   EXPECT_EQ(grad(x), (Doubles{6, 15}));
 }
 
 TEST_F(TapeTest, GradientsAreFloat32WhateverTheDtype) {
-  const Tensor x = numbers({2, 3}).to(DType::bfloat16);
+  const Tensor x = on_device(ctx_, numbers({2, 3}).to(DType::bfloat16));
   tape_.watch(x);
   const Tensor y = ops::scale(ctx_, ops::cast(ctx_, x, DType::float32), 3);
   // 1 + 2^-12 is no bfloat16.
@@ -94,13 +98,13 @@ TEST_F(TapeTest, GradientsAreFloat32WhateverTheDtype) {
 }
 
 TEST_F(TapeTest, BackwardRecordsNothingAndKeepsNoMemory) {
-  const Tensor x = random_normal({64, 64}, DType::float32, 1), w = random_normal({64, 64}, DType::float32, 2);
+  const Tensor x = random({64, 64}, 1), w = random({64, 64}, 2);
   tape_.watch(x);
   tape_.watch(w);
   for (int i = 0; i < 2; ++i) {
     Tensor y = ops::linear(ctx_, x, {w}, {}, ops::Activation::gelu);
     for (int layer = 0; layer < 5; ++layer) y = ops::linear(ctx_, y, {w}, {}, ops::Activation::silu);
-    tape_.backward(ctx_, y, random_normal({64, 64}, DType::float32, 3));
+    tape_.backward(ctx_, y, random({64, 64}, 3));
   }
   EXPECT_EQ(ctx_.tape(), &tape_);
   // The gradients of x and w are left.
@@ -109,7 +113,7 @@ TEST_F(TapeTest, BackwardRecordsNothingAndKeepsNoMemory) {
 
 TEST_F(TapeTest, WithoutATapeNothingIsKept) {
   ctx_.set_tape(nullptr);
-  const Tensor x = random_normal({64, 64}, DType::float32, 1);
+  const Tensor x = random({64, 64}, 1);
   tape_.watch(x);
   const Tensor y = ops::mul(ctx_, ops::mul(ctx_, x, x), x);
   EXPECT_FALSE(tape_.wants(y));

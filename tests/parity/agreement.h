@@ -9,6 +9,7 @@
 #include <string>
 
 #include "raedit/tensor.h"
+#include "test_device.h"
 
 namespace raedit::testing {
 
@@ -37,6 +38,14 @@ inline void expect_agrees(const std::string& name, const Tensor& found, const Te
   ASSERT_TRUE(found.defined()) << name;
   ASSERT_EQ(found.shape(), expected.shape()) << name;
   EXPECT_LE(agreement(found, expected).relative(), relative) << name;
+}
+
+// What the same rows gave in another batch: the same bits on a CPU. On a GPU the library's matrix product may choose
+// another algorithm for another number of rows.
+inline void expect_same_rows(const std::string& name, const Tensor& found, const Tensor& expected) {
+  constexpr double kAnotherOrder = 2e-5;
+  if (!test::on_cpu()) return expect_agrees(name, found, expected, kAnotherOrder);
+  EXPECT_EQ(found.to_vector<float>(), expected.to_vector<float>()) << name;
 }
 
 }  // namespace raedit::testing

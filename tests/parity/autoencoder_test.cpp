@@ -10,6 +10,7 @@
 #include "ops/elementwise.h"
 #include "ops/tape.h"
 #include "parity/agreement.h"
+#include "test_device.h"
 #include "unit/model_folder.h"
 
 namespace raedit {
@@ -19,6 +20,7 @@ using test::ModelFolder;
 using test::Weights;
 using testing::agreement;
 using testing::expect_agrees;
+using testing::expect_same_rows;
 
 constexpr double kFloat32 = 1e-5;
 constexpr double kGradient = 1e-4;
@@ -27,11 +29,11 @@ class Autoencoder : public ::testing::TestWithParam<std::string> {
  protected:
   std::string folder = std::string(RAEDIT_TEST_DATA) + "/autoencoder/" + GetParam();
   SafetensorsFile io = SafetensorsFile::open(folder + "/io.safetensors");
-  Context ctx;
+  Context ctx = test::test_context();
 };
 
 TEST_P(Autoencoder, EncodeAndDecodeAgree) {
-  const auto vae = AutoencoderRAE::from_pretrained(folder);
+  const auto vae = AutoencoderRAE::from_pretrained(folder, test::load_options());
   for (const std::string size : {"native", "resized"}) {
     expect_agrees(size + ".latent", vae.encode(ctx, io.tensor(size + ".pixels")), io.tensor(size + ".latent"),
                   kFloat32);
@@ -43,24 +45,23 @@ TEST_P(Autoencoder, EncodeAndDecodeAgree) {
 }
 
 TEST_P(Autoencoder, SlicingChangesNothing) {
-  auto vae = AutoencoderRAE::from_pretrained(folder);
+  auto vae = AutoencoderRAE::from_pretrained(folder, test::load_options());
   const Tensor pixels = io.tensor("native.pixels");
   const Tensor whole = vae.reconstruct(ctx, pixels);
   vae.enable_slicing();
-  EXPECT_EQ(vae.reconstruct(ctx, pixels).to_vector<float>(), whole.to_vector<float>());
+  expect_same_rows("reconstruct", vae.reconstruct(ctx, pixels), whole);
 }
 
 // loss = mean |decode(native.latent) - target|, so d loss / d sample = sign(sample - target) / n.
 TEST_P(Autoencoder, LossAndDecoderGradientsAgree) {
   const auto source = models::open_model(folder, "AutoencoderRAE", {});
   models::AutoencoderRae model(models::parse_autoencoder_rae_config(source.config, source.where), source.config,
-                               source.weights, {});
+                               source.weights, test::load_options());
   Tape tape;
   const models::NamedParameters parameters = models::named_parameters(model.parameters.decoder);
   for (const auto& [name, parameter] : parameters) {
     if (!parameter->trained()) continue;
-    parameter->packed = nullptr;  // as in training: the numbers may have changed since they were packed
-    parameter->value = parameter->value.clone();
+    nn::make_trainable(*parameter, ctx.kernels());
     tape.watch(parameter->value);
   }
   ctx.set_tape(&tape);
@@ -104,13 +105,13 @@ TEST_P(EncoderWithTable, AgreesOnOtherGrids) {
   for (const std::string grid : {"own", "larger"}) {
     const ModelFolder changed("autoencoder/" + GetParam());
     changed.change_config([&](Json& config) { config.update(cases[grid]["config"]); });
-    const auto vae = AutoencoderRAE::from_pretrained(changed.path());
+    const auto vae = AutoencoderRAE::from_pretrained(changed.path(), test::load_options());
     expect_agrees(grid, vae.encode(ctx, io.tensor(grid + ".pixels")), io.tensor(grid + ".latent"), kFloat32);
   }
 }
 
 TEST_P(EncoderWithTable, Bfloat16IsAsGoodAsTheReference) {
-  const auto vae = AutoencoderRAE::from_pretrained(folder, {.dtype = DType::bfloat16});
+  const auto vae = AutoencoderRAE::from_pretrained(folder, test::load_options(DType::bfloat16));
   const Tensor expected = io.tensor("native.latent");
   const double theirs = agreement(io.tensor("native.latent_bfloat16"), expected).mean_absolute;
   const double ours = agreement(vae.encode(ctx, io.tensor("native.pixels")), expected).mean_absolute;
@@ -158,8 +159,8 @@ TEST(EncoderNames, OfEveryTransformersVersionAreReadAndKept) {
     const ModelFolder folder("autoencoder/" + encoder);
     const auto io = SafetensorsFile::open(folder / "io.safetensors");
     rename_parts(folder, renames);
-    const auto vae = AutoencoderRAE::from_pretrained(folder.path());
-    Context ctx;
+    const auto vae = AutoencoderRAE::from_pretrained(folder.path(), test::load_options());
+    Context ctx = test::test_context();
     expect_agrees("latent", vae.encode(ctx, io.tensor("native.pixels")), io.tensor("native.latent"), kFloat32);
 
     const Weights original = test::read_weights(test::test_data("autoencoder/" + encoder));

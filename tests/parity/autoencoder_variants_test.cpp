@@ -8,6 +8,7 @@
 
 #include "parity/agreement.h"
 #include "raedit/autoencoder_rae.h"
+#include "test_device.h"
 #include "unit/model_folder.h"
 
 namespace raedit {
@@ -40,14 +41,14 @@ AutoencoderRAE variant(const std::string& name) {
     folder.change_config([&](Json& config) { config[which] = test::nested_lists(values); });
     folder.change_weights([&](test::Weights& weights) { weights["_" + which] = values; });
   }
-  AutoencoderRAE vae = AutoencoderRAE::from_pretrained(folder.path());
+  AutoencoderRAE vae = AutoencoderRAE::from_pretrained(folder.path(), test::load_options());
   if (how.value("slicing", false)) vae.enable_slicing();
   return vae;  // the weights stay mapped when the folder goes
 }
 
 class AutoencoderVariant : public ::testing::TestWithParam<std::string> {
  protected:
-  Context ctx;
+  Context ctx = test::test_context();
   bool has(const std::string& what) const { return reference().contains(GetParam() + what); }
   Tensor tensor(const std::string& what) const { return reference().tensor(GetParam() + what); }
 };
@@ -90,8 +91,8 @@ TEST(AutoencoderVariants, AStatisticMayBeANumber) {
     weights["_latents_mean"] = Tensor::full({}, 0.25f);
     weights["_latents_std"] = Tensor::full({}, 1.5f);
   });
-  const auto vae = AutoencoderRAE::from_pretrained(folder.path());
-  Context ctx;
+  const auto vae = AutoencoderRAE::from_pretrained(folder.path(), test::load_options());
+  Context ctx = test::test_context();
   expect_agrees("latent", vae.encode(ctx, reference().tensor("pixels")), reference().tensor("scalar.latent"), kFloat32);
   expect_agrees("sample", vae.decode(ctx, reference().tensor("scalar.latent")), reference().tensor("scalar.sample"),
                 kFloat32);
@@ -103,10 +104,10 @@ TEST(AutoencoderVariants, TokensAreTheMapTransposed) {
   folder.change_config([](Json& config) { config["latents_mean"] = config["latents_std"] = Json::array({0.5}); });
   folder.change_weights(
       [](test::Weights& weights) { weights["_latents_mean"] = weights["_latents_std"] = Tensor::full({1}, 0.5f); });
-  const auto maps = AutoencoderRAE::from_pretrained(folder.path());
+  const auto maps = AutoencoderRAE::from_pretrained(folder.path(), test::load_options());
   folder.change_config([](Json& config) { config["reshape_to_2d"] = false; });
-  const auto tokens = AutoencoderRAE::from_pretrained(folder.path());
-  Context ctx;
+  const auto tokens = AutoencoderRAE::from_pretrained(folder.path(), test::load_options());
+  Context ctx = test::test_context();
   const Tensor pixels = reference().tensor("pixels");
   const Tensor map = maps.encode(ctx, pixels);
   const Tensor list = tokens.encode(ctx, pixels);
@@ -116,9 +117,9 @@ TEST(AutoencoderVariants, TokensAreTheMapTransposed) {
 }
 
 TEST(AutoencoderVariants, RefuseLatentsThatAreNotASquareGrid) {
-  const auto vae = AutoencoderRAE::from_pretrained(test::test_data("autoencoder/dinov2_tokens"));
+  const auto vae = AutoencoderRAE::from_pretrained(test::test_data("autoencoder/dinov2_tokens"), test::load_options());
   const int64_t channels = vae.config().encoder_hidden_size;
-  Context ctx;
+  Context ctx = test::test_context();
   if (vae.config().reshape_to_2d) GTEST_FAIL() << "the committed model has changed";
   for (const Shape& shape :
        {Shape{1, 5, channels}, Shape{1, 16, channels + 1}, Shape{16, channels}, Shape{0, 16, channels}})

@@ -8,6 +8,7 @@
 
 #include "io/safetensors.h"
 #include "ops/resample.h"
+#include "test_device.h"
 
 namespace raedit {
 namespace {
@@ -43,7 +44,7 @@ TEST_P(ResizeParity, IsTorch) {
   x.select(0, 0).copy_from(pixels.transpose(1, 2).transpose(0, 1));
   for (int64_t i = 0; i < x.numel(); ++i) x.data<float>()[i] /= 255.0f;
 
-  Context ctx;
+  Context ctx = test::test_context();
   const Tensor found = ops::resample(ctx, x, GetParam().side, GetParam().side, GetParam().filter);
   ASSERT_EQ(found.shape(), expected.shape());
   const auto a = found.to_vector<double>(), b = expected.to_vector<double>();
