@@ -322,7 +322,7 @@ __global__ void __launch_bounds__(kThreads) map_elements(F f, Walk<1 + sizeof...
 template <class F, class O, class... I>
 void map_part(const Runtime& rt, const char* name, const F& f, const Tensors<1 + sizeof...(I)>& tensors) {
   constexpr int K = 1 + sizeof...(I);
-  constexpr int V = (sizeof(O) == 4 && ... && (sizeof(I) == 4)) ? 4 : 8;
+  constexpr int V = ((sizeof(O) == 4) && ... && (sizeof(I) == 4)) ? 4 : 8;
   const AxisList<K> axes = axes_of<K>(tensors);
   int inner = axes.along(0);
   if (inner < 0) inner = axes.count - 1;
