@@ -30,207 +30,246 @@ constexpr size_t forward_shared() {
   return sizeof(bf16) * Tile<Width>::kPitch * (16 * RowWarps + kStages * 2 * kStageKeys);
 }
 
-// What a warp knows about its 16 rows; max and sum for the thread's two of them.
-template <int Width>
+// What a warp knows about its rows, `Tall` times 16; max and sum for the thread's two of each 16. Rounding is spelled
+// out: a row may not depend on which of the kernels it went through.
+template <int Width, int Tall>
 struct Partial {
-  float out[Tile<Width>::kEights][4];
-  float max[2] = {-INFINITY, -INFINITY};
-  float sum[2] = {0.0f, 0.0f};  // the thread's own columns until total()
+  static constexpr int kEights = Tile<Width>::kEights;
+  float out[Tall][kEights][4];
+  float max[Tall][2];  // of the logits in powers of two
+  float sum[Tall][2];  // over the thread's own columns until total()
 
-  __device__ Partial() { clear(out); }
+  __device__ Partial() {
+    clear(out);
+#pragma unroll
+    for (int t = 0; t < Tall; ++t) {
+      max[t][0] = max[t][1] = -INFINITY;
+      sum[t][0] = sum[t][1] = 0.0f;
+    }
+  }
 
-  // s: logits in, probabilities (of the maximum so far) out.
-  __device__ void softmax(float (&s)[kTileKeys / 8][4]) {
+  // s: products in, probabilities (for the maximum so far) out.
+  __device__ void softmax(float (&s)[kTileKeys / 8][4], int t, float scale) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float largest = max[r];
-#pragma unroll
-      for (int i = 0; i < kTileKeys / 8; ++i) largest = fmaxf(largest, fmaxf(s[i][2 * r], s[i][2 * r + 1]));
-      largest = row_max(largest);
-      rescale(r, exp2_fast(max[r] - largest));
-      max[r] = largest;
+      const float largest = fmaxf(max[t][r], __fmul_rn(row_max(largest_of(s, r)), scale));
+      rescale(t, r, exp2_fast(max[t][r] - largest));
+      max[t][r] = largest;
 #pragma unroll
       for (int i = 0; i < kTileKeys / 8; ++i) {
 #pragma unroll
         for (int e = 2 * r; e < 2 * r + 2; ++e) {
-          s[i][e] = exp2_fast(s[i][e] - largest);
-          sum[r] += s[i][e];
+          s[i][e] = exp2_fast(fmaf(s[i][e], scale, -largest));
+          sum[t][r] = __fadd_rn(sum[t][r], s[i][e]);
         }
       }
     }
   }
 
-  __device__ void rescale(int r, float by) {
-    sum[r] *= by;
+  __device__ void rescale(int t, int r, float by) {
+    sum[t][r] = __fmul_rn(sum[t][r], by);
 #pragma unroll
-    for (int i = 0; i < Tile<Width>::kEights; ++i) {
-      out[i][2 * r] *= by;
-      out[i][2 * r + 1] *= by;
+    for (int i = 0; i < kEights; ++i) {
+      out[t][i][2 * r] = __fmul_rn(out[t][i][2 * r], by);
+      out[t][i][2 * r + 1] = __fmul_rn(out[t][i][2 * r + 1], by);
     }
   }
 
-  template <bool Whole, bool Exact>
-  __device__ void add(const LeftRows<Width, true>& q, const bf16* k, const bf16* v, float scale, int live) {
-    float s[kTileKeys / 8][4];
+  template <bool Whole, bool Exact, class Left>
+  __device__ void add(const Left (&q)[Tall], const bf16* k, const bf16* v, float scale, int live) {
+    float s[Tall][kTileKeys / 8][4];
     clear(s);
     multiply_rows<Width, Whole>(s, q, k, live);
-    scale_and_mask<Whole>(s, scale, live);
-    softmax(s);
+#pragma unroll
+    for (int t = 0; t < Tall; ++t) {
+      if (!Whole) mask(s[t], live);
+      softmax(s[t], t, scale);
+    }
 #pragma unroll
     for (int step = 0; step < kTileKeys / 16; ++step) {
       if (Whole || step * 16 < live) {
 #pragma unroll
         for (int part = 0; part < parts_of(Exact); ++part) {
-          uint32_t p[4];
-          as_left(p, s[2 * step], s[2 * step + 1]);
+          uint32_t p[Tall][4];
+#pragma unroll
+          for (int t = 0; t < Tall; ++t) {
+            as_left(p[t], s[t][2 * step], s[t][2 * step + 1]);
+            keep_remainders(s[t][2 * step]);
+            keep_remainders(s[t][2 * step + 1]);
+          }
           multiply_columns<Width>(out, p, v + step * 16 * Tile<Width>::kPitch);
-          keep_remainders(s[2 * step]);
-          keep_remainders(s[2 * step + 1]);
         }
       }
     }
   }
 
   __device__ void total() {
-    sum[0] = row_sum(sum[0]);
-    sum[1] = row_sum(sum[1]);
+#pragma unroll
+    for (int t = 0; t < Tall; ++t)
+#pragma unroll
+      for (int r = 0; r < 2; ++r) sum[t][r] = row_sum(sum[t][r]);
   }
 
-  static constexpr int kNumbers = Tile<Width>::kEights * 4 + 4;
   // To and from a warp of the other group with the same rows: thread by thread.
+  static constexpr int kNumbers = Tall * (kEights * 4 + 4);
   __device__ void put(float* to) const {
 #pragma unroll
-    for (int i = 0; i < kNumbers - 4; ++i) to[i * 32] = out[i / 4][i % 4];
+    for (int t = 0; t < Tall; ++t) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      to[(kNumbers - 4 + r) * 32] = max[r];
-      to[(kNumbers - 2 + r) * 32] = sum[r];
+      for (int r = 0; r < 2; ++r) {
+        *to = max[t][r], to += 32;
+        *to = sum[t][r], to += 32;
+#pragma unroll
+        for (int i = 0; i < kEights; ++i) {
+          *to = out[t][i][2 * r], to += 32;
+          *to = out[t][i][2 * r + 1], to += 32;
+        }
+      }
     }
   }
   __device__ void merge(const float* from) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const float other = from[(kNumbers - 4 + r) * 32];
-      const float largest = fmaxf(max[r], other);
-      rescale(r, exp2_fast(max[r] - largest));
-      const float by = exp2_fast(other - largest);
-      sum[r] += from[(kNumbers - 2 + r) * 32] * by;
+    for (int t = 0; t < Tall; ++t) {
 #pragma unroll
-      for (int i = 0; i < Tile<Width>::kEights; ++i) {
-        out[i][2 * r] += from[(4 * i + 2 * r) * 32] * by;
-        out[i][2 * r + 1] += from[(4 * i + 2 * r + 1) * 32] * by;
+      for (int r = 0; r < 2; ++r) {
+        const float largest = fmaxf(max[t][r], from[0]);
+        rescale(t, r, exp2_fast(max[t][r] - largest));
+        const float by = exp2_fast(from[0] - largest);
+        sum[t][r] = fmaf(from[32], by, sum[t][r]);
+        from += 64;
+#pragma unroll
+        for (int i = 0; i < kEights; ++i) {
+          out[t][i][2 * r] = fmaf(from[0], by, out[t][i][2 * r]);
+          out[t][i][2 * r + 1] = fmaf(from[32], by, out[t][i][2 * r + 1]);
+          from += 64;
+        }
       }
     }
   }
 
-  // The 16 rows, divided, through shared memory of the warp's own.
-  __device__ void store(bf16* rows, bf16* target, int64_t stride, int count, int width, bool aligned) const {
+  // The rows, divided, in shared memory of the warp's own.
+  __device__ void divide(bf16* rows) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const float inverse = 1.0f / sum[r];
-      bf16* row = rows + (lane / 4 + 8 * r) * Tile<Width>::kPitch + lane % 4 * 2;
+    for (int t = 0; t < Tall; ++t) {
 #pragma unroll
-      for (int i = 0; i < Tile<Width>::kEights; ++i)
-        *reinterpret_cast<uint32_t*>(row + i * 8) = pack_pair(out[i][2 * r] * inverse, out[i][2 * r + 1] * inverse);
+      for (int r = 0; r < 2; ++r) {
+        const float inverse = 1.0f / sum[t][r];
+        bf16* row = rows + (16 * t + lane / 4 + 8 * r) * Tile<Width>::kPitch + lane % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < kEights; ++i)
+          *reinterpret_cast<uint32_t*>(row + i * 8) =
+              pack_pair(out[t][i][2 * r] * inverse, out[t][i][2 * r + 1] * inverse);
+      }
     }
     __syncwarp();
-    if (aligned) {
-      const int pieces = width / 8;
-      for (int i = lane; i < count * pieces; i += 32) {
-        const int row = i / pieces, column = i % pieces * 8;
-        *reinterpret_cast<uint4*>(target + row * stride + column) =
-            *reinterpret_cast<const uint4*>(rows + row * Tile<Width>::kPitch + column);
-      }
-    } else {
-      for (int i = lane; i < count * width; i += 32)
-        target[i / width * stride + i % width] = rows[i / width * Tile<Width>::kPitch + i % width];
-    }
   }
 };
 
-// Blocks that share a multiprocessor hide each other's loads; 64K registers are there for all.
-constexpr int forward_blocks(int width, int row_warps, bool exact) {
-  return row_warps == 4 && width <= 72 && !exact ? 2 : 1;
+// A warp's rows from shared memory to where they belong.
+template <int Width>
+__device__ void store_rows(const bf16* rows, bf16* target, int64_t stride, int count, int width, bool aligned) {
+  const int lane = threadIdx.x % 32;
+  if (aligned) {
+    const int pieces = width / 8;
+    for (int i = lane; i < count * pieces; i += 32) {
+      const int row = i / pieces, column = i % pieces * 8;
+      *reinterpret_cast<uint4*>(target + row * stride + column) =
+          *reinterpret_cast<const uint4*>(rows + row * Tile<Width>::kPitch + column);
+    }
+  } else {
+    for (int i = lane; i < count * width; i += 32)
+      target[i / width * stride + i % width] = rows[i / width * Tile<Width>::kPitch + i % width];
+  }
 }
 
-template <int Width, int RowWarps>
+// How a block is made: `Row` warps of `Tall` times 16 queries each, in both groups.
+template <int Width, int Tall, int Row, bool Exact>
+struct Shape {
+  static constexpr int kWarpRows = 16 * Tall, kRows = Row * kWarpRows, kThreads = Row * kGroups * 32;
+  static constexpr int kPitch = Tile<Width>::kPitch, kStage = 2 * kStageKeys * kPitch;
+  static constexpr size_t kShared = sizeof(bf16) * (kRows * kPitch + kStages * kStage);
+  // Blocks that share a multiprocessor hide each other's loads; its registers and its 227 KiB are there for all.
+  static constexpr int kBlocks = Tall == 1 && Row == 4 && Width <= 72 && !Exact ? 2 : 1;
+  static_assert(Row * Partial<Width, Tall>::kNumbers * 32 * sizeof(float) <= kStages * kStage * sizeof(bf16));
+};
+
+template <class S, int Width>
 __device__ void load_stage(bf16* stage, const bf16* k, const bf16* v, const ForwardArgs& a, int first) {
-  constexpr int kThreads = RowWarps * kGroups * 32;
   const int rows = min(kStageKeys, (a.nk - first + 15) / 16 * 16);
-  load_tile<Width, kThreads>(stage, k, a.k.row, a.k.aligned, first, a.nk, rows, a.width);
-  load_tile<Width, kThreads>(stage + kStageKeys * Tile<Width>::kPitch, v, a.v.row, a.v.aligned, first, a.nk, rows,
-                             a.width);
+  load_tile<Width, S::kThreads>(stage, k, a.k.row, a.k.aligned, first, a.nk, rows, a.width);
+  load_tile<Width, S::kThreads>(stage + kStageKeys * S::kPitch, v, a.v.row, a.v.aligned, first, a.nk, rows, a.width);
 }
 
-template <int Width, int RowWarps, bool Exact>
-__global__ void __launch_bounds__(RowWarps* kGroups * 32, forward_blocks(Width, RowWarps, Exact))
-    forward_kernel(const __grid_constant__ ForwardArgs a) {
-  constexpr int kThreads = RowWarps * kGroups * 32, kRows = RowWarps * 16, kPitch = Tile<Width>::kPitch;
-  constexpr int kStage = 2 * kStageKeys * kPitch;
+template <int Width, int Tall, int Row, bool Exact, class S = Shape<Width, Tall, Row, Exact>>
+__global__ void __launch_bounds__(S::kThreads, S::kBlocks) forward_kernel(const __grid_constant__ ForwardArgs a) {
   extern __shared__ uint4 shared[];
   bf16* const queries = reinterpret_cast<bf16*>(shared);
-  bf16* const stages = queries + kRows * kPitch;
+  bf16* const stages = queries + S::kRows * S::kPitch;
   const int64_t b = blockIdx.x / a.tiles / a.heads, h = blockIdx.x / a.tiles % a.heads;
-  const int first = static_cast<int>(blockIdx.x % a.tiles) * kRows;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / RowWarps, rows = warp % RowWarps;
+  const int warp = threadIdx.x / 32, group = warp / Row;
+  const int first_of_block = static_cast<int>(blockIdx.x % a.tiles) * S::kRows;
+  const int first = first_of_block + warp % Row * S::kWarpRows;  // of the warp
+  bf16* const rows = queries + warp % Row * S::kWarpRows * S::kPitch;
   const bf16 *k = a.k.of(b, h), *v = a.v.of(b, h);
   const int count = (a.nk + kStageKeys - 1) / kStageKeys;
 
-  load_tile<Width, kThreads>(queries, a.q.of(b, h), a.q.row, a.q.aligned, first, a.n, kRows, a.width);
+  load_tile<Width, S::kThreads>(queries, a.q.of(b, h), a.q.row, a.q.aligned, first_of_block, a.n, S::kRows, a.width);
   for (int i = 0; i < kStages; ++i) {
-    if (i < count) load_stage<Width, RowWarps>(stages + i * kStage, k, v, a, i * kStageKeys);
+    if (i < count) load_stage<S, Width>(stages + i * S::kStage, k, v, a, i * kStageKeys);
     commit_copies();
   }
-  LeftRows<Width, true> q;
-  Partial<Width> partial;
+  LeftRows<Width, true> q[Tall];
+  Partial<Width, Tall> partial;
   for (int i = 0; i < count; ++i) {
-    bf16* const stage = stages + i % kStages * kStage;
+    bf16* const stage = stages + i % kStages * S::kStage;
     wait_copies<kStages - 1>();
     __syncthreads();
-    if (i == 0) q.load(queries + rows * 16 * kPitch);
+    if (i == 0) {
+#pragma unroll
+      for (int t = 0; t < Tall; ++t) q[t].load(rows + t * 16 * S::kPitch);
+    }
     const int live = a.nk - i * kStageKeys - group * kTileKeys;
-    const bf16* keys = stage + group * kTileKeys * kPitch;
+    const bf16* keys = stage + group * kTileKeys * S::kPitch;
     if (live >= kTileKeys)
-      partial.template add<true, Exact>(q, keys, keys + kStageKeys * kPitch, a.scale, live);
+      partial.template add<true, Exact>(q, keys, keys + kStageKeys * S::kPitch, a.scale, live);
     else if (live > 0)
-      partial.template add<false, Exact>(q, keys, keys + kStageKeys * kPitch, a.scale, live);
+      partial.template add<false, Exact>(q, keys, keys + kStageKeys * S::kPitch, a.scale, live);
     __syncthreads();
-    if (i + kStages < count) load_stage<Width, RowWarps>(stage, k, v, a, (i + kStages) * kStageKeys);
+    if (i + kStages < count) load_stage<S, Width>(stage, k, v, a, (i + kStages) * kStageKeys);
     commit_copies();
   }
   partial.total();
   // The stages are free now.
-  float* const exchange = reinterpret_cast<float*>(stages) + rows * Partial<Width>::kNumbers * 32 + lane;
+  float* const exchange =
+      reinterpret_cast<float*>(stages) + warp % Row * Partial<Width, Tall>::kNumbers * 32 + threadIdx.x % 32;
   if (group == 1) partial.put(exchange);
   __syncthreads();
-  if (group == 1 || first + rows * 16 >= a.n) return;
+  if (group == 1 || first >= a.n) return;
   partial.merge(exchange);
+  partial.divide(rows);
   const int64_t stride = static_cast<int64_t>(a.heads) * a.width;
-  bf16* const target = a.out + (b * a.n + first + rows * 16) * stride + h * a.width;
-  partial.store(queries + rows * 16 * kPitch, target, stride, min(16, a.n - first - rows * 16), a.width, a.out_aligned);
+  store_rows<Width>(rows, a.out + (b * a.n + first) * stride + h * a.width, stride, min(S::kWarpRows, a.n - first),
+                    a.width, a.out_aligned);
 }
 
-template <int Width, int RowWarps, bool Exact>
+template <int Width, int Tall, int Row, bool Exact>
 void run_forward(const Runtime& rt, ForwardArgs args, int64_t heads) {
-  constexpr size_t kShared = forward_shared<Width, RowWarps>();
-  static_assert(RowWarps * Partial<Width>::kNumbers * 32 * sizeof(float) <=
-                kStages * 2 * kStageKeys * Tile<Width>::kPitch * sizeof(bf16));
-  args.tiles = static_cast<int>(ceil_div(args.n, RowWarps * 16));
-  const auto kernel = forward_kernel<Width, RowWarps, Exact>;
-  allow_shared_memory(kernel, kShared, "attention");
-  launch(rt, "attention", kernel, dim3(static_cast<unsigned>(heads * args.tiles)), dim3(RowWarps * kGroups * 32),
-         kShared, args);
+  using S = Shape<Width, Tall, Row, Exact>;
+  args.tiles = static_cast<int>(ceil_div(args.n, S::kRows));
+  const auto kernel = forward_kernel<Width, Tall, Row, Exact>;
+  allow_shared_memory(kernel, S::kShared, "attention");
+  launch(rt, "attention", kernel, dim3(static_cast<unsigned>(heads * args.tiles)), dim3(S::kThreads), S::kShared, args);
 }
 
 template <int Width>
 void run_forward(const Runtime& rt, const ForwardArgs& args, int64_t heads) {
+  constexpr int kTall = Width <= 72 ? 2 : 1;  // there are not registers enough for more
   const bool few = heads * ceil_div(args.n, 64) < rt.multiprocessors();
-  const bool exact = is_exact(args.nk, args.width);
-  if (few)
-    exact ? run_forward<Width, 2, true>(rt, args, heads) : run_forward<Width, 2, false>(rt, args, heads);
+  if (is_exact(args.nk, args.width))
+    few ? run_forward<Width, 1, 2, true>(rt, args, heads) : run_forward<Width, 1, 4, true>(rt, args, heads);
   else
-    exact ? run_forward<Width, 4, true>(rt, args, heads) : run_forward<Width, 4, false>(rt, args, heads);
+    few ? run_forward<Width, 1, 2, false>(rt, args, heads) : run_forward<Width, kTall, 4, false>(rt, args, heads);
 }
 
 Rows rows_of(const Tensor& t) {
@@ -245,7 +284,7 @@ void CudaKernels::attention(const Tensor& q, const Tensor& k, const Tensor& v, f
   if (out.numel() == 0) return;
   const auto is_bf16 = [](const Tensor& t) { return t.dtype() == DType::bfloat16; };
   const int64_t width = q.dim(3), heads = q.dim(0) * q.dim(2);
-  if (width > kernels::kWidest || !(is_bf16(q) && is_bf16(k) && is_bf16(v) && is_bf16(out)))
+  if (width > kernels::kWidest || !(scale > 0.0f) || !(is_bf16(q) && is_bf16(k) && is_bf16(v) && is_bf16(out)))
     return attention_plain(rt_, q, k, v, scale, out);
   kernels::ForwardArgs args{};
   args.q = kernels::rows_of(q), args.k = kernels::rows_of(k), args.v = kernels::rows_of(v);

@@ -123,8 +123,7 @@ __device__ inline void load_matrices_transposed(uint32_t (&to)[4], const bf16* r
 
 // c[16,8] += a[16,16] * b[16,8]. A thread's c: rows lane/4 and lane/4 + 8, columns lane%4*2 and the next.
 __device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -156,39 +155,48 @@ struct LeftRows<Width, true> {
   }
 };
 
-// c[16,8*Eights] += left * rows^T, the sum over the columns of both. With Whole unset only rows below `live` (up to the
-// next 16) are read.
-template <int Width, bool Whole, int Eights, class Left>
-__device__ inline void multiply_rows(float (&c)[Eights][4], const Left& left, const bf16* rows, int live) {
+// c[16,8*Eights] += left * rows^T, the sum over the columns of both, for `Tall` times 16 rows. With Whole unset only
+// rows below `live` (up to the next 16) are read.
+template <int Width, bool Whole, int Tall, int Eights, class Left>
+__device__ inline void multiply_rows(float (&c)[Tall][Eights][4], const Left (&left)[Tall], const bf16* rows,
+                                     int live) {
   const int lane = threadIdx.x % 32;
   const bf16* at = rows + (lane % 8 + lane / 16 * 8) * Tile<Width>::kPitch + lane / 8 % 2 * 8;
 #pragma unroll
   for (int step = 0; step < Tile<Width>::kSteps; ++step) {
-    uint32_t a[4];
-    left.step(step, a);
+    uint32_t a[Tall][4];
+#pragma unroll
+    for (int t = 0; t < Tall; ++t) left[t].step(step, a[t]);
 #pragma unroll
     for (int pair = 0; pair < Eights / 2; ++pair) {
       if (Whole || pair * 16 < live) {
         uint32_t b[4];
         load_matrices(b, at + pair * 16 * Tile<Width>::kPitch + step * 16);
-        multiply_add(c[2 * pair], a, b[0], b[1]);
-        multiply_add(c[2 * pair + 1], a, b[2], b[3]);
+#pragma unroll
+        for (int t = 0; t < Tall; ++t) {
+          multiply_add(c[t][2 * pair], a[t], b[0], b[1]);
+          multiply_add(c[t][2 * pair + 1], a[t], b[2], b[3]);
+        }
       }
     }
   }
 }
 
-// c[16,Width] += a[16,16] * rows[16,Width]
-template <int Width>
-__device__ inline void multiply_columns(float (&c)[Tile<Width>::kEights][4], const uint32_t (&a)[4], const bf16* rows) {
+// c[16,Width] += a[16,16] * rows[16,Width], `Tall` times.
+template <int Width, int Tall>
+__device__ inline void multiply_columns(float (&c)[Tall][Tile<Width>::kEights][4], const uint32_t (&a)[Tall][4],
+                                        const bf16* rows) {
   const int lane = threadIdx.x % 32;
   const bf16* at = rows + lane % 16 * Tile<Width>::kPitch + lane / 16 * 8;
 #pragma unroll
   for (int pair = 0; pair < Tile<Width>::kSteps; ++pair) {
     uint32_t b[4];
     load_matrices_transposed(b, at + pair * 16);
-    multiply_add(c[2 * pair], a, b[0], b[1]);
-    if (2 * pair + 1 < Tile<Width>::kEights) multiply_add(c[2 * pair + 1], a, b[2], b[3]);
+#pragma unroll
+    for (int t = 0; t < Tall; ++t) {
+      multiply_add(c[t][2 * pair], a[t], b[0], b[1]);
+      if (2 * pair + 1 < Tile<Width>::kEights) multiply_add(c[t][2 * pair + 1], a[t], b[2], b[3]);
+    }
   }
 }
 
@@ -220,6 +228,11 @@ __device__ inline void clear(float (&c)[Eights][4]) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) c[i][e] = 0.0f;
 }
+template <int Tall, int Eights>
+__device__ inline void clear(float (&c)[Tall][Eights][4]) {
+#pragma unroll
+  for (int t = 0; t < Tall; ++t) clear(c[t]);
+}
 
 // Over the four threads that share a row.
 __device__ inline float row_max(float x) {
@@ -231,18 +244,24 @@ __device__ inline float row_sum(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-// Logits in powers of two; columns from `live` on have none.
-template <bool Whole, int Eights>
-__device__ inline void scale_and_mask(float (&s)[Eights][4], float scale, int live) {
+// Columns from `live` on have no logits.
+template <int Eights>
+__device__ inline void mask(float (&s)[Eights][4], int live) {
   const int first = threadIdx.x % 4 * 2;
 #pragma unroll
   for (int i = 0; i < Eights; ++i) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      s[i][e] *= scale;
-      if (!Whole && i * 8 + first + e % 2 >= live) s[i][e] = -INFINITY;
-    }
+    for (int e = 0; e < 4; ++e)
+      if (i * 8 + first + e % 2 >= live) s[i][e] = -INFINITY;
   }
+}
+// Over the thread's columns of row lane/4 + 8 * r.
+template <int Eights>
+__device__ inline float largest_of(const float (&s)[Eights][4], int r) {
+  float largest = -INFINITY;
+#pragma unroll
+  for (int i = 0; i < Eights; ++i) largest = fmaxf(largest, fmaxf(s[i][2 * r], s[i][2 * r + 1]));
+  return largest;
 }
 
 }  // namespace attention

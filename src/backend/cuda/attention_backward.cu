@@ -3,6 +3,8 @@
 // goes over the keys of some queries twice (maximum, sum and mean of dp; then dq) and leaves the numbers of each row to
 // the second, which goes over the queries of some keys. After Dao, "FlashAttention-2",
 // https://arxiv.org/abs/2307.08691.
+#include <cfloat>
+
 #include "backend/cuda/attention.cuh"
 #include "backend/cuda/cuda_kernels.h"
 #include "backend/cuda/dispatch.h"
@@ -16,6 +18,11 @@ constexpr int kRows = kWarps * 16;  // of a block, and of a tile that it goes ov
 constexpr int kChunk = 32;          // rows of that tile at a time
 constexpr int kStages = 2;
 
+// How many times 16 rows a warp of the first kernel has: what it reads of the keys then serves them all.
+constexpr int tall(int width, bool exact) {
+  return width <= 72 && !exact ? 2 : 1;
+}
+
 struct BackwardArgs {
   Rows q, k, v;
   RowsOf<float> dout;
@@ -26,10 +33,6 @@ struct BackwardArgs {
   int n, nk, heads, width, copy_width, tiles;
   float scale, logit_scale;  // the second * log2(e)
 };
-
-constexpr int backward_blocks(int width) {
-  return width <= 72 ? 3 : 2;
-}
 
 // target[16 rows from `row` on] += scale * c
 template <int Width>
@@ -82,11 +85,11 @@ __device__ inline void load_eight(float (&x)[8], const float* from, bool aligned
 }
 
 // A tile of dout in its parts, one after the other, here and in memory for the other kernel.
-template <int Width, int Parts>
+template <int Width, int Parts, int Rows>
 __device__ void load_dout(bf16* tile, const BackwardArgs& a, int64_t b, int64_t h, int first) {
   constexpr int kPieces = Tile<Width>::kColumns / 8;
   const float* const source = a.dout.of(b, h);
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * kPieces; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < Rows * kPieces; i += kThreads) {
     const int row = i / kPieces, column = i % kPieces * 8;
     const bool inside = first + row < a.n && column < a.width;
     alignas(16) float x[8] = {};
@@ -96,56 +99,69 @@ __device__ void load_dout(bf16* tile, const BackwardArgs& a, int64_t b, int64_t 
 #pragma unroll
     for (int part = 0; part < Parts; ++part) {
       const uint4 piece = {pack_pair(x[0], x[1]), pack_pair(x[2], x[3]), pack_pair(x[4], x[5]), pack_pair(x[6], x[7])};
-      *reinterpret_cast<uint4*>(to + part * kRows * Tile<Width>::kPitch) = piece;
+      *reinterpret_cast<uint4*>(to + part * Rows * Tile<Width>::kPitch) = piece;
       if (inside && a.copy != nullptr) *reinterpret_cast<uint4*>(copy + part * a.part) = piece;
       keep_remainders(x);
     }
   }
 }
 
-// 16 queries of a warp.
-template <int Width, bool Exact>
+// The queries of a warp, `Tall` times 16; max, sum, mean and log_sum for the thread's two of each.
+template <int Width, bool Exact, int Tall>
 struct QueryRows {
-  static constexpr int kParts = parts_of(Exact);
-  LeftRows<Width, true> q;
-  LeftRows<Width, !Exact> dout[kParts];
-  float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f}, mean[2] = {0.0f, 0.0f};
-  float log_sum[2];
-  float dq[Tile<Width>::kEights][4];
+  static constexpr int kParts = parts_of(Exact), kSome = kChunk / Tall;
+  LeftRows<Width, true> q[Tall];
+  LeftRows<Width, !Exact> dout[kParts][Tall];
+  float max[Tall][2], sum[Tall][2], mean[Tall][2];  // of the thread's own columns at first
+  float log_sum[Tall][2];
+  float dq[Tall][Tile<Width>::kEights][4];
 
-  // Logits and dp of a chunk of keys.
-  template <bool Whole>
-  __device__ void scores(float (&s)[kChunk / 8][4], float (&dp)[kChunk / 8][4], const bf16* k, const bf16* v,
-                         float scale, int live) const {
+  __device__ QueryRows() {
+#pragma unroll
+    for (int t = 0; t < Tall; ++t) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        max[t][r] = -FLT_MAX;  // not infinity: a thread may see no key at all
+        sum[t][r] = mean[t][r] = 0.0f;
+      }
+    }
+  }
+
+  // q k^T and dp of some keys.
+  template <bool Whole, int Eights>
+  __device__ void scores(float (&s)[Tall][Eights][4], float (&dp)[Tall][Eights][4], const bf16* k, const bf16* v,
+                         int live) const {
     clear(s);
     clear(dp);
-    multiply_rows<Width, true>(s, q, k, kChunk);
+    multiply_rows<Width, true>(s, q, k, live);
 #pragma unroll
-    for (int part = 0; part < kParts; ++part) multiply_rows<Width, true>(dp, dout[part], v, kChunk);
-    scale_and_mask<Whole>(s, scale, live);
+    for (int part = 0; part < kParts; ++part) multiply_rows<Width, true>(dp, dout[part], v, live);
+#pragma unroll
+    for (int t = 0; t < Tall; ++t)
+      if (!Whole) mask(s[t], live);
   }
 
   template <bool Whole>
   __device__ void measure(const bf16* k, const bf16* v, float scale, int live) {
-    float s[kChunk / 8][4], dp[kChunk / 8][4];
-    scores<Whole>(s, dp, k, v, scale, live);
+    float s[Tall][kChunk / 8][4], dp[Tall][kChunk / 8][4];
+    scores<Whole>(s, dp, k, v, live);
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float largest = max[r];
+    for (int t = 0; t < Tall; ++t) {
 #pragma unroll
-      for (int i = 0; i < kChunk / 8; ++i) largest = fmaxf(largest, fmaxf(s[i][2 * r], s[i][2 * r + 1]));
-      largest = row_max(largest);
-      const float by = exp2_fast(max[r] - largest);
-      max[r] = largest;
-      sum[r] *= by;
-      mean[r] *= by;
+      for (int r = 0; r < 2; ++r) {
+        const float largest = fmaxf(max[t][r], largest_of(s[t], r) * scale);
+        const float by = exp2_fast(max[t][r] - largest);
+        max[t][r] = largest;
+        sum[t][r] *= by;
+        mean[t][r] *= by;
 #pragma unroll
-      for (int i = 0; i < kChunk / 8; ++i) {
+        for (int i = 0; i < kChunk / 8; ++i) {
 #pragma unroll
-        for (int e = 2 * r; e < 2 * r + 2; ++e) {
-          const float p = exp2_fast(s[i][e] - largest);
-          sum[r] += p;
-          mean[r] = fmaf(p, dp[i][e], mean[r]);
+          for (int e = 2 * r; e < 2 * r + 2; ++e) {
+            const float p = exp2_fast(fmaf(s[t][i][e], scale, -largest));
+            sum[t][r] += p;
+            mean[t][r] = fmaf(p, dp[t][i][e], mean[t][r]);
+          }
         }
       }
     }
@@ -153,58 +169,76 @@ struct QueryRows {
 
   __device__ void finish_measuring() {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      sum[r] = row_sum(sum[r]);
-      mean[r] = row_sum(mean[r]) / sum[r];
-      log_sum[r] = max[r] + log2f(sum[r]);
+    for (int t = 0; t < Tall; ++t) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const float largest = row_max(max[t][r]), by = exp2_fast(max[t][r] - largest);
+        const float total = row_sum(sum[t][r] * by);
+        mean[t][r] = row_sum(mean[t][r] * by) / total;
+        log_sum[t][r] = largest + log2f(total);
+      }
     }
     clear(dq);
   }
 
   template <bool Whole>
   __device__ void add(const bf16* k, const bf16* v, float scale, int live) {
-    float s[kChunk / 8][4], dp[kChunk / 8][4];
-    scores<Whole>(s, dp, k, v, scale, live);
+    float s[Tall][kSome / 8][4], dp[Tall][kSome / 8][4];
+    scores<Whole>(s, dp, k, v, live);
 #pragma unroll
-    for (int i = 0; i < kChunk / 8; ++i)
+    for (int t = 0; t < Tall; ++t)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) s[i][e] = exp2_fast(s[i][e] - log_sum[e / 2]) * (dp[i][e] - mean[e / 2]);
+      for (int i = 0; i < kSome / 8; ++i)
 #pragma unroll
-    for (int step = 0; step < kChunk / 16; ++step) {
+        for (int e = 0; e < 4; ++e)
+          s[t][i][e] = exp2_fast(fmaf(s[t][i][e], scale, -log_sum[t][e / 2])) * (dp[t][i][e] - mean[t][e / 2]);
+#pragma unroll
+    for (int step = 0; step < kSome / 16; ++step) {
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
-        uint32_t ds[4];
-        as_left(ds, s[2 * step], s[2 * step + 1]);
+        uint32_t ds[Tall][4];
+#pragma unroll
+        for (int t = 0; t < Tall; ++t) {
+          as_left(ds[t], s[t][2 * step], s[t][2 * step + 1]);
+          keep_remainders(s[t][2 * step]);
+          keep_remainders(s[t][2 * step + 1]);
+        }
         multiply_columns<Width>(dq, ds, k + step * 16 * Tile<Width>::kPitch);
-        keep_remainders(s[2 * step]);
-        keep_remainders(s[2 * step + 1]);
       }
     }
   }
 
-  __device__ void tile(bool measuring, const bf16* k, const bf16* v, float scale, int keys) {
+  __device__ void measure_tile(const bf16* k, const bf16* v, float scale, int keys) {
 #pragma unroll 1
     for (int first = 0; first < min(keys, kRows); first += kChunk) {
-      const bf16 *some_k = k + first * Tile<Width>::kPitch, *some_v = v + first * Tile<Width>::kPitch;
-      const int live = keys - first;
-      if (measuring)
-        live >= kChunk ? measure<true>(some_k, some_v, scale, live) : measure<false>(some_k, some_v, scale, live);
-      else
-        live >= kChunk ? add<true>(some_k, some_v, scale, live) : add<false>(some_k, some_v, scale, live);
+      const int at = first * Tile<Width>::kPitch, live = keys - first;
+      live >= kChunk ? measure<true>(k + at, v + at, scale, live) : measure<false>(k + at, v + at, scale, live);
+    }
+  }
+  __device__ void add_tile(const bf16* k, const bf16* v, float scale, int keys) {
+#pragma unroll 1
+    for (int first = 0; first < min(keys, kRows); first += kSome) {
+      const int at = first * Tile<Width>::kPitch, live = keys - first;
+      live >= kSome ? add<true>(k + at, v + at, scale, live) : add<false>(k + at, v + at, scale, live);
     }
   }
 
   __device__ void store_stats(float2* stats, int rows) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int r = 0; r < 2; ++r)
-      if (lane % 4 == 0 && lane / 4 + 8 * r < rows) stats[lane / 4 + 8 * r] = make_float2(log_sum[r], mean[r]);
+    for (int t = 0; t < Tall; ++t) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int row = 16 * t + lane / 4 + 8 * r;
+        if (lane % 4 == 0 && row < rows) stats[row] = make_float2(log_sum[t][r], mean[t][r]);
+      }
+    }
   }
 };
 
 template <int Width, bool Exact>
 constexpr size_t queries_shared() {
-  return sizeof(bf16) * Tile<Width>::kPitch * kRows * (1 + parts_of(Exact) + kStages * 2);
+  return sizeof(bf16) * Tile<Width>::kPitch * kRows * (tall(Width, Exact) * (1 + parts_of(Exact)) + kStages * 2);
 }
 
 template <int Width>
@@ -214,44 +248,53 @@ __device__ void load_keys(bf16* stage, const BackwardArgs& a, const bf16* k, con
 }
 
 template <int Width, bool Exact>
-__global__ void __launch_bounds__(kThreads, backward_blocks(Width))
-    queries_kernel(const __grid_constant__ BackwardArgs a) {
-  constexpr int kTile = kRows * Tile<Width>::kPitch, kStage = 2 * kTile;
+__global__ void __launch_bounds__(kThreads, 2) queries_kernel(const __grid_constant__ BackwardArgs a) {
+  constexpr int kTall = tall(Width, Exact), kBlockRows = kRows * kTall, kPitch = Tile<Width>::kPitch;
+  constexpr int kTile = kRows * kPitch, kStage = 2 * kTile, kParts = parts_of(Exact);
   extern __shared__ uint4 shared[];
   bf16* const queries = reinterpret_cast<bf16*>(shared);
-  bf16 *const douts = queries + kTile, *const stages = douts + parts_of(Exact) * kTile;
+  bf16 *const douts = queries + kTall * kTile, *const stages = douts + kParts * kTall * kTile;
   const int64_t item = blockIdx.x / a.tiles, b = item / a.heads, h = item % a.heads;
-  const int first = static_cast<int>(blockIdx.x % a.tiles) * kRows, warp_rows = threadIdx.x / 32 * 16;
+  const int first = static_cast<int>(blockIdx.x % a.tiles) * kBlockRows, warp_rows = threadIdx.x / 32 * 16 * kTall;
   const bf16 *k = a.k.of(b, h), *v = a.v.of(b, h);
   const int tiles = (a.nk + kRows - 1) / kRows, count = a.dq.data != nullptr ? 2 * tiles : tiles;
 
-  load_tile<Width, kThreads>(queries, a.q.of(b, h), a.q.row, a.q.aligned, first, a.n, kRows, a.width);
+  load_tile<Width, kThreads>(queries, a.q.of(b, h), a.q.row, a.q.aligned, first, a.n, kBlockRows, a.width);
   for (int i = 0; i < kStages; ++i) {
     if (i < count) load_keys<Width>(stages + i * kStage, a, k, v, i % tiles * kRows);
     commit_copies();
   }
-  load_dout<Width, parts_of(Exact)>(douts, a, b, h, first);
-  QueryRows<Width, Exact> rows;
+  load_dout<Width, kParts, kBlockRows>(douts, a, b, h, first);
+  QueryRows<Width, Exact, kTall> rows;
   for (int i = 0; i < count; ++i) {
     bf16* const stage = stages + i % kStages * kStage;
     wait_copies<kStages - 1>();
     __syncthreads();
     if (i == 0) {
-      rows.q.load(queries + warp_rows * Tile<Width>::kPitch);
 #pragma unroll
-      for (int part = 0; part < parts_of(Exact); ++part)
-        rows.dout[part].load(douts + part * kTile + warp_rows * Tile<Width>::kPitch);
+      for (int t = 0; t < kTall; ++t) {
+        rows.q[t].load(queries + (warp_rows + 16 * t) * kPitch);
+#pragma unroll
+        for (int part = 0; part < kParts; ++part)
+          rows.dout[part][t].load(douts + part * kTall * kTile + (warp_rows + 16 * t) * kPitch);
+      }
     }
     if (i == tiles) rows.finish_measuring();
-    rows.tile(i < tiles, stage, stage + kTile, a.logit_scale, a.nk - i % tiles * kRows);
+    const int live = a.nk - i % tiles * kRows;
+    if (i < tiles)
+      rows.measure_tile(stage, stage + kTile, a.logit_scale, live);
+    else
+      rows.add_tile(stage, stage + kTile, a.logit_scale, live);
     __syncthreads();
     if (i + kStages < count) load_keys<Width>(stage, a, k, v, (i + kStages) % tiles * kRows);
     commit_copies();
   }
   if (count == tiles) rows.finish_measuring();
-  const int left = a.n - first - warp_rows;
-  if (a.copy != nullptr) rows.store_stats(a.stats + item * a.n + first + warp_rows, left);
-  if (count != tiles) add_gradient<Width>(a.dq, b, h, rows.dq, a.scale, first + warp_rows, a.n, a.width);
+  if (a.copy != nullptr) rows.store_stats(a.stats + item * a.n + first + warp_rows, a.n - first - warp_rows);
+  if (count == tiles) return;
+#pragma unroll
+  for (int t = 0; t < kTall; ++t)
+    add_gradient<Width>(a.dq, b, h, rows.dq[t], a.scale, first + warp_rows + 16 * t, a.n, a.width);
 }
 
 // ---- by keys
@@ -260,18 +303,19 @@ __global__ void __launch_bounds__(kThreads, backward_blocks(Width))
 template <int Width, bool Exact>
 struct KeyRows {
   static constexpr bool kHeld = Width <= 72;  // there are not registers enough for more
-  LeftRows<Width, kHeld> k, v;
-  float dk[Tile<Width>::kEights][4], dv[Tile<Width>::kEights][4];
+  LeftRows<Width, kHeld> k[1], v[1];
+  float dk[1][Tile<Width>::kEights][4], dv[1][Tile<Width>::kEights][4];
 
   // A chunk of queries; the parts of dout are kTile apart.
   __device__ void add(const bf16* q, const bf16* dout, const float2* stats, float scale) {
     constexpr int kParts = parts_of(Exact), kPitch = Tile<Width>::kPitch, kTile = kRows * kPitch;
-    float s[kChunk / 8][4], dp[kChunk / 8][4];
-    clear(s);
-    clear(dp);
-    multiply_rows<Width, true>(s, k, q, kChunk);
+    float products[1][kChunk / 8][4], dps[1][kChunk / 8][4];
+    clear(products);
+    clear(dps);
+    multiply_rows<Width, true>(products, k, q, kChunk);
 #pragma unroll
-    for (int part = 0; part < kParts; ++part) multiply_rows<Width, true>(dp, v, dout + part * kTile, kChunk);
+    for (int part = 0; part < kParts; ++part) multiply_rows<Width, true>(dps, v, dout + part * kTile, kChunk);
+    auto &s = products[0], &dp = dps[0];
 #pragma unroll
     for (int i = 0; i < kChunk / 8; ++i) {
       const float4 two = *reinterpret_cast<const float4*>(stats + i * 8 + threadIdx.x % 4 * 2);
@@ -285,12 +329,12 @@ struct KeyRows {
     for (int step = 0; step < kChunk / 16; ++step) {
 #pragma unroll 1
       for (int part = 0; part < kParts; ++part) {
-        uint32_t left[4];
-        as_left(left, s[2 * step], s[2 * step + 1]);
+        uint32_t left[1][4];
+        as_left(left[0], s[2 * step], s[2 * step + 1]);
 #pragma unroll
         for (int other = 0; other < kParts - part; ++other)
           multiply_columns<Width>(dv, left, dout + other * kTile + step * 16 * kPitch);
-        as_left(left, dp[2 * step], dp[2 * step + 1]);
+        as_left(left[0], dp[2 * step], dp[2 * step + 1]);
         multiply_columns<Width>(dk, left, q + step * 16 * kPitch);
 #pragma unroll
         for (int i = 2 * step; i < 2 * step + 2; ++i) {
@@ -357,8 +401,8 @@ __global__ void __launch_bounds__(kThreads, 2) keys_kernel(const __grid_constant
     wait_copies<kStages - 1>();
     __syncthreads();
     if (i == 0) {
-      rows.k.load(keys + warp_rows * Tile<Width>::kPitch);
-      rows.v.load(keys + kTile + warp_rows * Tile<Width>::kPitch);
+      rows.k[0].load(keys + warp_rows * Tile<Width>::kPitch);
+      rows.v[0].load(keys + kTile + warp_rows * Tile<Width>::kPitch);
     }
 #pragma unroll 1
     for (int chunk = 0; chunk < min(a.n - i * kRows, kRows); chunk += kChunk) {
@@ -369,14 +413,14 @@ __global__ void __launch_bounds__(kThreads, 2) keys_kernel(const __grid_constant
     if (i + kStages < count) stage.load(a, queries, item, (i + kStages) * kRows);
     commit_copies();
   }
-  if (a.dk.data != nullptr) add_gradient<Width>(a.dk, b, h, rows.dk, a.scale, first + warp_rows, a.nk, a.width);
-  if (a.dv.data != nullptr) add_gradient<Width>(a.dv, b, h, rows.dv, 1.0f, first + warp_rows, a.nk, a.width);
+  if (a.dk.data != nullptr) add_gradient<Width>(a.dk, b, h, rows.dk[0], a.scale, first + warp_rows, a.nk, a.width);
+  if (a.dv.data != nullptr) add_gradient<Width>(a.dv, b, h, rows.dv[0], 1.0f, first + warp_rows, a.nk, a.width);
 }
 
 template <int Width, bool Exact>
 void run_backward(const Runtime& rt, BackwardArgs args, int64_t heads) {
   constexpr size_t kQueries = queries_shared<Width, Exact>(), kKeys = keys_shared<Width, Exact>();
-  args.tiles = static_cast<int>(ceil_div(args.n, kRows));
+  args.tiles = static_cast<int>(ceil_div(args.n, kRows * tall(Width, Exact)));
   allow_shared_memory(queries_kernel<Width, Exact>, kQueries, "attention_backward, queries");
   launch(rt, "attention_backward, queries", queries_kernel<Width, Exact>,
          dim3(static_cast<unsigned>(heads * args.tiles)), dim3(kThreads), kQueries, args);
@@ -509,7 +553,7 @@ void CudaKernels::attention_backward(const Tensor& dout, const Tensor& q, const 
   using namespace cuda::attention;
   if (q.numel() == 0 || k.numel() == 0 || !(dq.defined() || dk.defined() || dv.defined())) return;
   const auto is_bf16 = [](const Tensor& t) { return t.dtype() == DType::bfloat16; };
-  const bool tensor_cores = is_bf16(q) && is_bf16(k) && is_bf16(v) && q.dim(3) <= kWidest;
+  const bool tensor_cores = scale > 0.0f && is_bf16(q) && is_bf16(k) && is_bf16(v) && q.dim(3) <= kWidest;
   const Tensor* const gradients[3] = {&dq, &dk, &dv};
   BackwardArgs args{};
   if (tensor_cores) args = backward_args(dout, q, k, v, scale);
