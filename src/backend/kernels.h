@@ -74,6 +74,35 @@ struct AdamWStep {
   float eps = 0;
 };
 
+// Where a gradient goes. `fresh`: nothing is there yet, so it is written, in float32 or bfloat16, whatever stands
+// there; another is float32 and added to.
+struct Gradient {
+  Tensor at;
+  bool fresh = false;
+
+  bool wanted() const { return at.defined(); }
+};
+
+struct NormGradients {
+  Gradient x, weight, bias, scale, shift;
+};
+
+// One trained parameter and all that a step of the optimizer reads and changes: contiguous and of one shape; float32
+// but for `rounded`.
+struct Trained {
+  Tensor grad, param, exp_avg, exp_avg_sq;
+  Tensor average;  // optional: the moving average of param
+  Tensor rounded;  // optional, bfloat16: param as products read it
+};
+
+// What a device makes once of all of them, so that a step is a few launches.
+class TrainedSet {
+ public:
+  explicit TrainedSet(std::vector<Trained> all) : tensors(std::move(all)) {}
+  virtual ~TrainedSet() = default;
+  std::vector<Trained> tensors;
+};
+
 // One output position of a resampled axis is a weighted sum of `count` input positions from `first` on (indices are
 // clamped into the axis by whoever made the table, so weights of clamped taps are already merged).
 struct ResampleAxis {
@@ -110,7 +139,8 @@ class Kernels {
   // What runs here and why, for people: "cpu, 2 threads, avx512".
   virtual std::string description() const = 0;
   // Multiply-adds count as two operations a second: how fast the inner product runs on random numbers that already lie
-  // in the first-level cache. The bound that a whole model is compared with; measured anew at each call (about 0.3 s).
+  // in the first-level cache; on a GPU, a large matrix product. The bound that a whole model is compared with; measured
+  // anew at each call (about 0.3 s).
   virtual double ceiling_flops(DType dtype) const = 0;
 
   // ---- linear algebra
@@ -186,6 +216,49 @@ class Kernels {
   virtual double sum_of_squares(const Tensor& x) const = 0;
   // average = decay * average + (1 - decay) * value
   virtual void ema(float decay, const Tensor& value, const Tensor& average) const = 0;
+
+  // ---- training: a step that the host has no part in
+  // noisy = sigma * noise + (1 - sigma) * latents, both products rounded, and target = noise - latents. All contiguous
+  // float32 [B,...], sigmas [B].
+  virtual void flow_matching(const Tensor& latents, const Tensor& noise, const Tensor& sigmas, const Tensor& noisy,
+                             const Tensor& target) const = 0;
+  // loss[0] (float64) += mean of weight * (prediction - target)^2 over all elements, divided by `parts`; summed in
+  // float64 in one fixed order. gradient (float32): its derivative. All contiguous [B,...], weights [B] float32.
+  virtual void velocity_loss(const Tensor& prediction, const Tensor& target, const Tensor& weights, int64_t parts,
+                             const Tensor& gradient, const Tensor& loss) const = 0;
+
+  virtual std::shared_ptr<const TrainedSet> trained_set(std::vector<Trained> tensors) const {
+    return std::make_shared<TrainedSet>(std::move(tensors));
+  }
+  // state is float64 [3]: a loss; the norm of all gradients, which is set; 1 if both are finite or else 0, set too.
+  virtual void gradient_norm(const TrainedSet& set, const Tensor& state) const = 0;
+  // Nothing where the state says that something is not finite. Else AdamW with gradients scaled by min(1, max_norm /
+  // (norm + 1e-6)), unscaled for max_norm <= 0; then averages with ema_decay and rounded copies. numbers, float32 [8]:
+  // the members of AdamWStep, of which grad_scale is not read.
+  virtual void update(const TrainedSet& set, const Tensor& state, double max_norm, const Tensor& numbers,
+                      float ema_decay) const = 0;
+
+  // ---- gradients that are written, not added to; in bfloat16, too (dout as well). These forms stand on the ones
+  // above, and a device may do without what that costs in passes.
+  // float32 zeros for the kernels of one call.
+  virtual Tensor scratch(const Shape& shape) const { return zeros_on(memory(), shape); }
+  // source, in either dtype
+  virtual void copy_into(const Tensor& source, const Gradient& target) const;
+  // linear() without an activation, the bias bfloat16: what a bfloat16 copy of a trained one is.
+  virtual void linear_rounded(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, const Tensor& out) const;
+  // a[M,K] * b[K,N]
+  virtual void matmul_into(const Tensor& a, const Tensor& b, const Gradient& out, DType compute) const;
+  // The sums over the rows of x [M,N]; out [N] float32.
+  virtual void column_sums_into(const Tensor& x, const Gradient& out) const;
+  virtual void attention_backward_into(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
+                                       float scale, const Gradient& dq, const Gradient& dk, const Gradient& dv) const;
+  virtual void norm_backward_into(const Tensor& dout, const NormArgs& args, const NormGradients& grads) const;
+  virtual void activation_backward_into(Activation kind, const Tensor& dout, const Tensor& x, const Gradient& dx) const;
+  virtual void swiglu_backward_into(const Tensor& dout, const Tensor& x, const Gradient& dx) const;
+  // Of add_gated's y and gate; the gradient of x is dout.
+  virtual void add_gated_backward_into(const Tensor& dout, const Tensor& y, const Tensor& gate, const Gradient& dy,
+                                       const Gradient& dgate) const;
+  virtual void rope_backward_into(const Tensor& dout, const Tensor& cos, const Tensor& sin, const Gradient& dx) const;
 };
 
 inline void Kernels::norm_rope(const NormArgs&, const Tensor&, const Tensor&, const Tensor&) const {
@@ -193,6 +266,97 @@ inline void Kernels::norm_rope(const NormArgs&, const Tensor&, const Tensor&, co
 }
 inline void Kernels::add_gated_norm(const Tensor&, const Tensor&, const Tensor&, const NormArgs&, const Tensor&) const {
   raise({.code = ErrorCode::internal, .what = "not a kernel of this device", .where = "add_gated_norm"});
+}
+
+// A float32 tensor to add to in the place of a Gradient, which gets what was added to zeros.
+class AddedTo {
+ public:
+  AddedTo(const Kernels& kernels, const Gradient& gradient) : kernels_(kernels), gradient_(gradient) {
+    if (!gradient.wanted() || !gradient.fresh)
+      plain_ = gradient.at;
+    else if (gradient.at.dtype() == DType::float32 && gradient.at.is_contiguous())
+      fill_zero(plain_ = gradient.at);
+    else
+      plain_ = kernels.scratch(gradient.at.shape());
+  }
+  const Tensor& tensor() const { return plain_; }
+  void finish() const {
+    if (gradient_.wanted() && plain_.storage() != gradient_.at.storage()) kernels_.copy(plain_, gradient_.at);
+  }
+
+ private:
+  const Kernels& kernels_;
+  const Gradient& gradient_;
+  Tensor plain_;
+};
+
+inline Tensor in_float32(const Kernels& kernels, const Tensor& tensor) {
+  if (tensor.dtype() == DType::float32) return tensor;
+  const Tensor wide = kernels.scratch(tensor.shape());
+  kernels.copy(tensor, wide);
+  return wide;
+}
+
+inline void Kernels::copy_into(const Tensor& source, const Gradient& target) const {
+  if (!target.wanted()) return;
+  if (target.fresh) return copy(source, target.at);
+  accumulate(in_float32(*this, source), target.at);
+}
+inline void Kernels::linear_rounded(const Tensor& x, const PackedMatrix& weight, const Tensor& bias,
+                                    const Tensor& out) const {
+  linear(x, weight, in_float32(*this, bias), Activation::none, out);
+}
+inline void Kernels::matmul_into(const Tensor& a, const Tensor& b, const Gradient& out, DType compute) const {
+  if (!out.wanted()) return;
+  if (out.at.dtype() == DType::float32) return matmul(a, b, out.at, !out.fresh, compute);
+  const Tensor product = scratch(out.at.shape());
+  matmul(a, b, product, false, compute);
+  copy(product, out.at);
+}
+inline void Kernels::column_sums_into(const Tensor& x, const Gradient& out) const {
+  if (!out.wanted()) return;
+  const AddedTo sums(*this, out);
+  accumulate(in_float32(*this, x), sums.tensor().expand(x.shape()));
+  sums.finish();
+}
+inline void Kernels::attention_backward_into(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
+                                             float scale, const Gradient& dq, const Gradient& dk,
+                                             const Gradient& dv) const {
+  const AddedTo to_q(*this, dq), to_k(*this, dk), to_v(*this, dv);
+  attention_backward(in_float32(*this, dout), q, k, v, scale, to_q.tensor(), to_k.tensor(), to_v.tensor());
+  for (const AddedTo* to : {&to_q, &to_k, &to_v}) to->finish();
+}
+inline void Kernels::norm_backward_into(const Tensor& dout, const NormArgs& args, const NormGradients& grads) const {
+  const AddedTo x(*this, grads.x), weight(*this, grads.weight), bias(*this, grads.bias), scale(*this, grads.scale),
+      shift(*this, grads.shift);
+  norm_backward(in_float32(*this, dout), args,
+                {x.tensor(), weight.tensor(), bias.tensor(), scale.tensor(), shift.tensor()});
+  for (const AddedTo* to : {&x, &weight, &bias, &scale, &shift}) to->finish();
+}
+inline void Kernels::activation_backward_into(Activation kind, const Tensor& dout, const Tensor& x,
+                                              const Gradient& dx) const {
+  const AddedTo to(*this, dx);
+  activation_backward(kind, in_float32(*this, dout), x, to.tensor());
+  to.finish();
+}
+inline void Kernels::swiglu_backward_into(const Tensor& dout, const Tensor& x, const Gradient& dx) const {
+  const AddedTo to(*this, dx);
+  swiglu_backward(in_float32(*this, dout), x, to.tensor());
+  to.finish();
+}
+inline void Kernels::add_gated_backward_into(const Tensor& dout, const Tensor& y, const Tensor& gate,
+                                             const Gradient& dy, const Gradient& dgate) const {
+  const AddedTo to_y(*this, dy), to_gate(*this, dgate);
+  add_gated_backward(in_float32(*this, dout), y, gate, Tensor(), to_y.tensor(), to_gate.tensor());
+  to_y.finish();
+  to_gate.finish();
+}
+inline void Kernels::rope_backward_into(const Tensor& dout, const Tensor& cos, const Tensor& sin,
+                                        const Gradient& dx) const {
+  const Tensor wide = in_float32(*this, dout);
+  const Tensor back = scratch(dout.shape());
+  rope(wide, cos, sin, true, back);
+  copy_into(back, dx);
 }
 
 }  // namespace raedit::backend

@@ -15,9 +15,12 @@ Tensor activation(Context& ctx, const Tensor& x, Activation kind) {
   const Tensor in = ctx.here(x);
   ctx.kernels().activation(kind, in, out);
   if (Tape* tape = Tape::recording(ctx, {&x})) {
-    tape->record(out, [kind, in, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
-      c.kernels().activation_backward(kind, dout, in, t.grad(c, dx));
-    });
+    tape->record(
+        out,
+        [kind, in, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
+          c.kernels().activation_backward_into(kind, dout, in, t.target(c, dx));
+        },
+        Tape::Dout::any);
   }
   return out;
 }
@@ -35,9 +38,12 @@ Tensor swiglu(Context& ctx, const Tensor& x) {
   const Tensor in = ctx.here(x);
   ctx.kernels().swiglu(in, out);
   if (Tape* tape = Tape::recording(ctx, {&x})) {
-    tape->record(out, [in, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
-      c.kernels().swiglu_backward(dout, in, t.grad(c, dx));
-    });
+    tape->record(
+        out,
+        [in, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
+          c.kernels().swiglu_backward_into(dout, in, t.target(c, dx));
+        },
+        Tape::Dout::any);
   }
   return out;
 }

@@ -25,10 +25,14 @@ Tensor attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v
   const Tensor query = ctx.here(q), key = ctx.here(k), value = ctx.here(v);
   ctx.kernels().attention(query, key, value, scale, out);
   if (Tape* tape = Tape::recording(ctx, {&q, &k, &v})) {
-    tape->record(out, [query, key, value, scale, dq = tape->slot(q), dk = tape->slot(k), dv = tape->slot(v)](
-                          Context& c, Tape& t, const Tensor& dout) {
-      c.kernels().attention_backward(dout, query, key, value, scale, t.grad(c, dq), t.grad(c, dk), t.grad(c, dv));
-    });
+    tape->record(
+        out,
+        [query, key, value, scale, slots = std::array{tape->slot(q), tape->slot(k), tape->slot(v)}](
+            Context& c, Tape& t, const Tensor& dout) {
+          const auto to = t.targets(c, slots);
+          c.kernels().attention_backward_into(dout, query, key, value, scale, to[0], to[1], to[2]);
+        },
+        Tape::Dout::any);
   }
   return out;
 }

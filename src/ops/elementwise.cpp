@@ -28,9 +28,14 @@ Tensor binary(Context& ctx, backend::Binary kind, const Tensor& a, const Tensor&
   ctx.kernels().binary(kind, left, right, out);
   if (Tape* tape = Tape::recording(ctx, {&a, &b})) {
     tape->record(
-        out, [kind, left, right, da = tape->slot(a), db = tape->slot(wide)](Context& c, Tape& t, const Tensor& dout) {
-          c.kernels().binary_backward(kind, dout, left, right, t.grad(c, da), t.grad(c, db));
-        });
+        out,
+        [kind, left, right, da = tape->slot(a), db = tape->slot(wide)](Context& c, Tape& t, const Tensor& dout) {
+          if (kind != backend::Binary::add)
+            return c.kernels().binary_backward(kind, dout, left, right, t.grad(c, da), t.grad(c, db));
+          c.kernels().copy_into(dout, t.target(c, db));
+          t.pass_on(c, da, dout);
+        },
+        kind == backend::Binary::add ? Tape::Dout::any : Tape::Dout::float32);
   }
   return out;
 }

@@ -17,10 +17,15 @@ Tensor add_gated(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& g
   const Tensor branch = ctx.here(y), g = ctx.here(gate).expand(x.shape());
   ctx.kernels().add_gated(ctx.here(x), branch, g, out);
   if (Tape* tape = Tape::recording(ctx, {&x, &y, &gate})) {
-    tape->record(out, [branch, g, dx = tape->slot(x), dy = tape->slot(y), dg = tape->slot(wide)](Context& c, Tape& t,
-                                                                                                 const Tensor& dout) {
-      c.kernels().add_gated_backward(dout, branch, g, t.grad(c, dx), t.grad(c, dy), t.grad(c, dg));
-    });
+    tape->record(
+        out,
+        [branch, g, dx = tape->slot(x), slots = std::array{tape->slot(y), tape->slot(wide)}](Context& c, Tape& t,
+                                                                                             const Tensor& dout) {
+          const auto to = t.targets(c, slots);
+          c.kernels().add_gated_backward_into(dout, branch, g, to[0], to[1]);
+          t.pass_on(c, dx, dout);
+        },
+        Tape::Dout::any);
   }
   return out;
 }

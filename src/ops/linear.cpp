@@ -38,22 +38,34 @@ Tensor linear(Context& ctx, const Tensor& x, const Matrix& weight, const Tensor&
   if (tape != nullptr && act != Activation::none) return activation(ctx, linear(ctx, x, weight, bias), act);
 
   const Tensor rows = contiguous(ctx, x).reshape({-1, x.dim(-1)});
-  const auto packed = weight.packed != nullptr ? weight.packed : ctx.kernels().pack(weight.value, x.dtype());
+  // A bfloat16 copy that is made once a step spares every product the conversion; it has the bias, too.
+  Tensor w = weight.value, rounded_bias;
+  if (tape != nullptr && x.dtype() == DType::bfloat16) {
+    if (const Tensor rounded = tape->rounded(w); rounded.defined()) w = rounded;
+    rounded_bias = tape->rounded(bias);
+  }
+  const auto packed = weight.packed != nullptr ? weight.packed : ctx.kernels().pack(w, x.dtype());
   Shape shape = x.shape();
   shape.set(-1, packed->n);
   const Tensor out = ctx.empty(shape, x.dtype());
   const Tensor out_rows = out.reshape({-1, out.dim(-1)});
   const Tensor in = ctx.here(rows);
-  ctx.kernels().linear(in, *packed, ctx.here(bias), act, out_rows);
+  if (rounded_bias.defined())
+    ctx.kernels().linear_rounded(in, *packed, rounded_bias, out_rows);
+  else
+    ctx.kernels().linear(in, *packed, ctx.here(bias), act, out_rows);
 
   if (tape != nullptr) {
-    tape->record(out, [in, w = weight.value, dx = tape->slot(rows), dw = tape->slot(weight.value),
-                       db = tape->slot(bias)](Context& c, Tape& t, const Tensor& dout) {
-      const Tensor d = dout.reshape({-1, dout.dim(-1)});
-      if (dx.wanted()) c.kernels().matmul(d, c.here(w), t.grad(c, dx), true, in.dtype());
-      if (dw.wanted()) c.kernels().matmul(d.transpose(0, 1), in, t.grad(c, dw), true, in.dtype());
-      if (db.wanted()) c.kernels().accumulate(d, t.grad(c, db).expand(d.shape()));
-    });
+    tape->record(
+        out,
+        [in, w, dx = tape->slot(rows), dw = tape->slot(weight.value), db = tape->slot(bias)](Context& c, Tape& t,
+                                                                                             const Tensor& dout) {
+          const Tensor d = dout.reshape({-1, dout.dim(-1)});
+          if (dx.wanted()) c.kernels().matmul_into(d, c.here(w), t.target(c, dx), in.dtype());
+          c.kernels().matmul_into(d.transpose(0, 1), in, t.target(c, dw), in.dtype());
+          c.kernels().column_sums_into(d, t.target(c, db));
+        },
+        Tape::Dout::any);
   }
   return out;
 }

@@ -12,9 +12,9 @@ Tensor copy(Context& ctx, const Tensor& x, DType dtype) {
   const Tensor out = ctx.empty(x.shape(), dtype);
   ctx.kernels().copy(ctx.here(x), out);
   if (Tape* tape = Tape::recording(ctx, {&x})) {
-    tape->record(out, [dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
-      c.kernels().accumulate(dout, t.grad(c, dx));
-    });
+    tape->record(
+        out, [dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) { t.pass_on(c, dx, dout); },
+        Tape::Dout::any);
   }
   return out;
 }
@@ -54,13 +54,16 @@ Tensor concat(Context& ctx, const std::vector<Tensor>& parts, int dim) {
   if (wanted) {
     std::vector<int64_t> lengths;
     for (const Tensor& part : parts) lengths.push_back(part.dim(dim));
-    ctx.tape()->record(out, [slots, lengths, dim](Context& c, Tape& t, const Tensor& dout) {
-      int64_t begin = 0;
-      for (size_t i = 0; i < slots.size(); ++i) {
-        if (slots[i].wanted()) c.kernels().accumulate(dout.slice(dim, begin, begin + lengths[i]), t.grad(c, slots[i]));
-        begin += lengths[i];
-      }
-    });
+    ctx.tape()->record(
+        out,
+        [slots, lengths, dim](Context& c, Tape& t, const Tensor& dout) {
+          int64_t begin = 0;
+          for (size_t i = 0; i < slots.size(); ++i) {
+            c.kernels().copy_into(dout.slice(dim, begin, begin + lengths[i]), t.target(c, slots[i]));
+            begin += lengths[i];
+          }
+        },
+        Tape::Dout::any);
   }
   return out;
 }

@@ -40,12 +40,14 @@ Tensor norm(Context& ctx, const char* name, const backend::NormArgs& args) {
   ctx.kernels().norm(in, out);
   if (Tape* tape = Tape::recording(ctx, {&args.x, &args.weight, &args.bias, &args.scale, &args.shift})) {
     tape->record(
-        out, [in, x = tape->slot(args.x), weight = tape->slot(args.weight), bias = tape->slot(args.bias),
-              scale = tape->slot(args.scale), shift = tape->slot(args.shift)](Context& c, Tape& t, const Tensor& dout) {
-          const backend::NormGrads grads{t.grad(c, x), t.grad(c, weight), t.grad(c, bias), t.grad(c, scale),
-                                         t.grad(c, shift)};
-          c.kernels().norm_backward(dout, in, grads);
-        });
+        out,
+        [in, slots = std::array{tape->slot(args.x), tape->slot(args.weight), tape->slot(args.bias),
+                                tape->slot(args.scale), tape->slot(args.shift)}](Context& c, Tape& t,
+                                                                                 const Tensor& dout) {
+          const auto to = t.targets(c, slots);
+          c.kernels().norm_backward_into(dout, in, {to[0], to[1], to[2], to[3], to[4]});
+        },
+        Tape::Dout::any);
   }
   return out;
 }

@@ -24,11 +24,12 @@ Tensor rope(Context& ctx, const Tensor& x, const Tensor& cos, const Tensor& sin)
   const Tensor c_here = ctx.here(cos), s_here = ctx.here(sin);
   ctx.kernels().rope(ctx.here(x), c_here, s_here, false, out);
   if (Tape* tape = Tape::recording(ctx, {&x})) {
-    tape->record(out, [c_here, s_here, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
-      const Tensor back = c.empty(dout.shape(), DType::float32);
-      c.kernels().rope(dout, c_here, s_here, true, back);
-      c.kernels().accumulate(back, t.grad(c, dx));
-    });
+    tape->record(
+        out,
+        [c_here, s_here, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
+          c.kernels().rope_backward_into(dout, c_here, s_here, t.target(c, dx));
+        },
+        Tape::Dout::any);
   }
   return out;
 }

@@ -3,24 +3,23 @@
 // https://arxiv.org/abs/2210.02747.
 #pragma once
 
-#include <span>
-
 #include "raedit/context.h"
 #include "raedit/tensor.h"
 
 namespace raedit::train {
 
-// sigma * noise + (1 - sigma) * latents; both [B,...] float32 and one sigma for each of B.
-Tensor noisy_latents(const Tensor& latents, const Tensor& noise, std::span<const float> sigmas);
-// noise - latents
-Tensor velocity_target(const Tensor& latents, const Tensor& noise);
-
-struct LossAndGradient {
-  double loss = 0;  // the mean over the batch of weight * mean of squares
-  Tensor gradient;  // d loss / d prediction, float32
+struct FlowMatchingPair {
+  Tensor noisy;   // sigma * noise + (1 - sigma) * latents
+  Tensor target;  // noise - latents
 };
 
-// prediction and target [B,...]; one weight for each of B. The sum is formed in float64.
-LossAndGradient velocity_loss(const Tensor& prediction, const Tensor& target, std::span<const float> weights);
+// latents and noise [B,...] and sigmas [B], wherever they are; the results are float32, on the device. Throws
+// Error(invalid_argument) for operands that do not fit together.
+FlowMatchingPair flow_matching(Context& ctx, const Tensor& latents, const Tensor& noise, const Tensor& sigmas);
+
+// Adds to loss[0], float64 and on the device: the mean over the batch of weight * mean of squares, as the share of one
+// of `parts` micro-batches. Returns its derivative by prediction, float32. prediction and target [B,...], weights [B].
+Tensor velocity_loss(Context& ctx, const Tensor& prediction, const Tensor& target, const Tensor& weights, int64_t parts,
+                     const Tensor& loss);
 
 }  // namespace raedit::train

@@ -2,8 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstring>
 
 #include "core/check.h"
 #include "tensor/memory.h"
@@ -14,61 +15,103 @@ namespace {
 void check_range(const char* name, double value, bool good, const char* expected) {
   RAEDIT_CHECK(good, {.code = ErrorCode::invalid_argument,
                       .what = fmt::format("{} is out of range", name),
-                      .where = "AdamW",
+                      .where = "Optimizer",
                       .found = fmt::to_string(value),
                       .expected = expected});
 }
 
+void check_options(const OptimizerOptions& options) {
+  const AdamWOptions& adamw = options.adamw;
+  check_range("beta1", adamw.beta1, adamw.beta1 >= 0 && adamw.beta1 < 1, "0 up to 1");
+  check_range("beta2", adamw.beta2, adamw.beta2 >= 0 && adamw.beta2 < 1, "0 up to 1");
+  check_range("eps", adamw.eps, adamw.eps >= 0, "0 or more");
+  check_range("weight_decay", adamw.weight_decay, adamw.weight_decay >= 0, "0 or more");
+  if (options.ema_decay)
+    check_range("the decay of the moving average", *options.ema_decay,
+                *options.ema_decay >= 0 && *options.ema_decay <= 1, "0 to 1");
+}
+
+constexpr int64_t kStateSize = 3;
+constexpr int64_t kNumbers = 8;
+
 }  // namespace
 
-AdamW::AdamW(std::vector<Tensor> parameters, const AdamWOptions& options)
+Optimizer::Optimizer(const backend::Kernels& kernels, std::vector<Tensor> parameters, const OptimizerOptions& options)
     : options_(options), parameters_(std::move(parameters)) {
-  check_range("beta1", options.beta1, options.beta1 >= 0 && options.beta1 < 1, "0 up to 1");
-  check_range("beta2", options.beta2, options.beta2 >= 0 && options.beta2 < 1, "0 up to 1");
-  check_range("eps", options.eps, options.eps >= 0, "0 or more");
-  check_range("weight_decay", options.weight_decay, options.weight_decay >= 0, "0 or more");
+  check_options(options);
+  const auto memory = kernels.memory();
+  std::vector<backend::Trained> trained;
   for (const Tensor& parameter : parameters_) {
-    exp_avg_.push_back(zeros_on(parameter.storage()->memory(), parameter.shape()));
-    exp_avg_sq_.push_back(zeros_on(parameter.storage()->memory(), parameter.shape()));
+    gradients_.push_back(zeros_on(memory, parameter.shape()));
+    exp_avg_.push_back(zeros_on(memory, parameter.shape()));
+    exp_avg_sq_.push_back(zeros_on(memory, parameter.shape()));
+    trained.push_back({gradients_.back(), parameter, exp_avg_.back(), exp_avg_sq_.back(), {}, {}});
+    if (options.ema_decay) {
+      averages_.push_back(zeros_on(memory, parameter.shape()));
+      kernels.copy(parameter, averages_.back());
+      trained.back().average = averages_.back();
+    }
+    if (options.rounded) {
+      // In half the bytes of float32 zeros.
+      const Tensor half = zeros_on(memory, {(parameter.numel() + 1) / 2});
+      rounded_.push_back(Tensor(half.storage(), 0, parameter.shape(), DType::bfloat16));
+      trained.back().rounded = rounded_.back();
+    }
   }
+  round_all(kernels);
+  set_ = kernels.trained_set(std::move(trained));
+  const Tensor doubles = zeros_on(memory, {2 * kStateSize});
+  state_ = Tensor(doubles.storage(), 0, {kStateSize}, DType::float64);
+  loss_ = Tensor(doubles.storage(), 0, {1}, DType::float64);
+  numbers_ = zeros_on(memory, {kNumbers});
 }
 
-void AdamW::step(const backend::Kernels& kernels, std::span<const Tensor> gradients, double lr, float grad_scale) {
-  ++steps_;
-  const auto t = static_cast<double>(steps_);
+void Optimizer::round_all(const backend::Kernels& kernels) const {
+  for (size_t i = 0; i < rounded_.size(); ++i) kernels.copy(parameters_[i], rounded_[i]);
+}
+
+void Optimizer::set_lr(double lr) {
+  const AdamWOptions& adamw = options_.adamw;
+  const auto t = static_cast<double>(steps_ + 1);
   backend::AdamWStep s;
-  s.grad_scale = grad_scale;
-  s.decay = static_cast<float>(1.0 - lr * options_.weight_decay);
-  s.one_minus_beta1 = static_cast<float>(1.0 - options_.beta1);
-  s.beta2 = static_cast<float>(options_.beta2);
-  s.one_minus_beta2 = static_cast<float>(1.0 - options_.beta2);
-  s.step_size = static_cast<float>(lr / (1.0 - std::pow(options_.beta1, t)));
-  s.root = static_cast<float>(std::sqrt(1.0 - std::pow(options_.beta2, t)));
-  s.eps = static_cast<float>(options_.eps);
-  for (size_t i = 0; i < parameters_.size(); ++i)
-    kernels.adamw(s, gradients[i], parameters_[i], exp_avg_[i], exp_avg_sq_[i]);
+  s.decay = static_cast<float>(1.0 - lr * adamw.weight_decay);
+  s.one_minus_beta1 = static_cast<float>(1.0 - adamw.beta1);
+  s.beta2 = static_cast<float>(adamw.beta2);
+  s.one_minus_beta2 = static_cast<float>(1.0 - adamw.beta2);
+  s.step_size = static_cast<float>(lr / (1.0 - std::pow(adamw.beta1, t)));
+  s.root = static_cast<float>(std::sqrt(1.0 - std::pow(adamw.beta2, t)));
+  s.eps = static_cast<float>(adamw.eps);
+  std::array<float, kNumbers> numbers{};
+  static_assert(sizeof(s) == sizeof(numbers));
+  std::memcpy(numbers.data(), &s, sizeof(s));
+  if (const auto& memory = numbers_.storage()->memory())
+    memory->from_host(numbers_.raw(), numbers.data(), sizeof(numbers));
+  else
+    std::memcpy(numbers_.raw(), numbers.data(), sizeof(numbers));
 }
 
-double global_norm(const backend::Kernels& kernels, std::span<const Tensor> gradients) {
-  double sum = 0;
-  for (const Tensor& gradient : gradients) sum += kernels.sum_of_squares(gradient);
-  return std::sqrt(sum);
+void Optimizer::launch(const backend::Kernels& kernels) {
+  kernels.gradient_norm(*set_, state_);
+  kernels.update(*set_, state_, options_.max_grad_norm, numbers_, static_cast<float>(options_.ema_decay.value_or(0)));
 }
 
-float clip_scale(double norm, double max_norm) {
-  return max_norm > 0 ? static_cast<float>(std::min(1.0, max_norm / (norm + 1e-6))) : 1.0f;
+Optimizer::Result Optimizer::finish() {
+  const auto state = state_.to_vector<double>();
+  fill_zero(state_);
+  const Result result{state[0], state[1], state[2] != 0.0};
+  if (result.finite) ++steps_;
+  return result;
 }
 
-Ema::Ema(std::vector<Tensor> parameters, double decay) : decay_(decay), parameters_(std::move(parameters)) {
-  RAEDIT_CHECK(decay >= 0 && decay <= 1, {.code = ErrorCode::invalid_argument,
-                                          .what = "the decay of the moving average is out of range",
-                                          .found = fmt::to_string(decay),
-                                          .expected = "0 to 1"});
-  for (const Tensor& parameter : parameters_) averages_.push_back(copy_to(parameter, parameter.storage()->memory()));
+Optimizer::Result Optimizer::step(const backend::Kernels& kernels, double lr) {
+  set_lr(lr);
+  launch(kernels);
+  return finish();
 }
 
-void Ema::update(const backend::Kernels& kernels) {
-  for (size_t i = 0; i < parameters_.size(); ++i) kernels.ema(static_cast<float>(decay_), parameters_[i], averages_[i]);
+void Optimizer::restored(const backend::Kernels& kernels, int64_t steps) {
+  round_all(kernels);
+  steps_ = steps;
 }
 
 }  // namespace raedit::train

@@ -1,9 +1,11 @@
-// What changes parameters: AdamW, clipping by the global norm, and the moving average of the weights.
+// What changes parameters: AdamW, clipping by the global norm, and the moving average of the weights; all of it on the
+// device, in one go over everything.
 // Source: torch/optim/adamw.py and torch/nn/utils/clip_grad.py; bytetriper/RAE train.py (update_ema).
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "backend/kernels.h"
@@ -17,46 +19,57 @@ struct AdamWOptions {
   double weight_decay = 1e-2;  // decoupled: the parameter itself shrinks by lr * weight_decay
 };
 
-class AdamW {
- public:
-  // Parameters are contiguous float32 and are changed in place. Throws Error(invalid_argument) for options out of
-  // range.
-  AdamW(std::vector<Tensor> parameters, const AdamWOptions& options);
+struct OptimizerOptions {
+  AdamWOptions adamw = {};
+  // Gradients longer than this, all together, are scaled by max_grad_norm / (norm + 1e-6). 0: no clipping.
+  double max_grad_norm = 1.0;
+  // average = decay * average + (1 - decay) * parameter after every step, from a copy at the start. Without a warm-up,
+  // as upstream's.
+  std::optional<double> ema_decay = {};
+  // Keeps bfloat16 copies of the parameters, too.
+  bool rounded = false;
+};
 
-  // gradients[i] belongs to parameter i and has its shape; all are multiplied by grad_scale first.
-  void step(const backend::Kernels& kernels, std::span<const Tensor> gradients, double lr, float grad_scale = 1.0f);
+class Optimizer {
+ public:
+  // Parameters are contiguous float32, all of a storage each, in the memory of the device, and are changed in place.
+  // Throws Error(invalid_argument) for options out of range.
+  Optimizer(const backend::Kernels& kernels, std::vector<Tensor> parameters, const OptimizerOptions& options);
+
+  struct Result {
+    double loss = 0;       // what was added to loss() since the last step
+    double grad_norm = 0;  // before clipping
+    bool finite = true;    // both of them; else nothing has changed
+  };
+  // With gradients() as they are, which stay. Waits for the device.
+  Result step(const backend::Kernels& kernels, double lr);
+  // What step() does before it waits: launches alone, which a graph may hold. set_lr() comes before.
+  void set_lr(double lr);
+  void launch(const backend::Kernels& kernels);
+  Result finish();
+
+  // Where the caller adds its losses up, float64 [1], and where it leaves the gradients, one for each parameter.
+  const Tensor& loss() const { return loss_; }
+  const std::vector<Tensor>& gradients() const { return gradients_; }
 
   int64_t steps() const { return steps_; }  // taken so far
   const std::vector<Tensor>& parameters() const { return parameters_; }
   const std::vector<Tensor>& exp_avg() const { return exp_avg_; }
   const std::vector<Tensor>& exp_avg_sq() const { return exp_avg_sq_; }
-  // The number of steps that the moments, which are overwritten in place, come from.
-  void set_steps(int64_t steps) { steps_ = steps; }
-
- private:
-  AdamWOptions options_;
-  std::vector<Tensor> parameters_, exp_avg_, exp_avg_sq_;
-  int64_t steps_ = 0;
-};
-
-// sqrt of the sum of all squares, in float64.
-double global_norm(const backend::Kernels& kernels, std::span<const Tensor> gradients);
-// What gradients are multiplied by so that their norm is at most max_norm: min(1, max_norm / (norm + 1e-6)); 1 for a
-// max_norm of 0 or less, which is no clipping.
-float clip_scale(double norm, double max_norm);
-
-// average = decay * average + (1 - decay) * parameter after every step, from a copy at the start. Without a warm-up, as
-// upstream's.
-class Ema {
- public:
-  Ema(std::vector<Tensor> parameters, double decay);
-
-  void update(const backend::Kernels& kernels);
+  // Empty without ema_decay, and without `rounded`.
   const std::vector<Tensor>& averages() const { return averages_; }
+  const std::vector<Tensor>& rounded() const { return rounded_; }
+  // After parameters and moments were overwritten in place: the number of steps that the moments come from.
+  void restored(const backend::Kernels& kernels, int64_t steps);
 
  private:
-  double decay_;
-  std::vector<Tensor> parameters_, averages_;
+  void round_all(const backend::Kernels& kernels) const;
+
+  OptimizerOptions options_;
+  std::vector<Tensor> parameters_, gradients_, exp_avg_, exp_avg_sq_, averages_, rounded_;
+  Tensor state_, loss_, numbers_;
+  std::shared_ptr<const backend::TrainedSet> set_;
+  int64_t steps_ = 0;
 };
 
 }  // namespace raedit::train

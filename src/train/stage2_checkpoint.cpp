@@ -47,11 +47,11 @@ Tensor checked(const WeightSet& weights, const std::string& name, const Tensor& 
 void Stage2Step::save(const std::string& folder) const {
   StagedFolder staged(folder);
   save_with(model_, parameters(), staged.at("transformer"));
-  if (ema_) save_with(model_, ema_->averages(), staged.at("ema"));
+  if (!averages().empty()) save_with(model_, averages(), staged.at("ema"));
   NamedTensors moments;
   for (size_t i = 0; i < names_.size(); ++i) {
-    moments.emplace_back("exp_avg." + names_[i], adamw_->exp_avg()[i].cpu());
-    moments.emplace_back("exp_avg_sq." + names_[i], adamw_->exp_avg_sq()[i].cpu());
+    moments.emplace_back("exp_avg." + names_[i], optimizer_->exp_avg()[i].cpu());
+    moments.emplace_back("exp_avg_sq." + names_[i], optimizer_->exp_avg_sq()[i].cpu());
   }
   write_safetensors(staged.at(kOptimizer), moments, {{"format", "pt"}});
   write_file(staged.at(kState), Json{{"step", steps()}}.dump(2) + "\n");
@@ -68,18 +68,18 @@ void Stage2Step::restore(const std::string& folder) {
   const auto moments = SafetensorsFile::open(in(folder, kOptimizer));
   const SafetensorsSet optimizer(moments), transformer = SafetensorsSet::open(in(folder, "transformer"));
   std::optional<SafetensorsSet> ema;
-  if (ema_) ema.emplace(SafetensorsSet::open(in(folder, "ema")));
+  if (!averages().empty()) ema.emplace(SafetensorsSet::open(in(folder, "ema")));
 
   std::vector<std::pair<Tensor, Tensor>> copies;  // from, to
   for (size_t i = 0; i < names_.size(); ++i) {
     const Tensor& value = parameters()[i];
     copies.emplace_back(checked(transformer, names_[i], value), value);
-    copies.emplace_back(checked(optimizer, "exp_avg." + names_[i], value), adamw_->exp_avg()[i]);
-    copies.emplace_back(checked(optimizer, "exp_avg_sq." + names_[i], value), adamw_->exp_avg_sq()[i]);
-    if (ema) copies.emplace_back(checked(*ema, names_[i], value), ema_->averages()[i]);
+    copies.emplace_back(checked(optimizer, "exp_avg." + names_[i], value), optimizer_->exp_avg()[i]);
+    copies.emplace_back(checked(optimizer, "exp_avg_sq." + names_[i], value), optimizer_->exp_avg_sq()[i]);
+    if (ema) copies.emplace_back(checked(*ema, names_[i], value), averages()[i]);
   }
   for (const auto& [from, to] : copies) to.copy_from(from);
-  adamw_->set_steps(step);
+  optimizer_->restored(kernels_, step);
 }
 
 }  // namespace raedit::train

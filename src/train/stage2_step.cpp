@@ -5,6 +5,7 @@
 #include "core/check.h"
 #include "models/checkpoint.h"
 #include "ops/tape.h"
+#include "tensor/memory.h"
 #include "train/flow_matching.h"
 
 namespace raedit::train {
@@ -26,51 +27,48 @@ class Recording {
 
 Stage2Step::Stage2Step(const backend::Kernels& kernels, models::RaeDitTransformer& model,
                        const Stage2StepOptions& options)
-    : model_(model), options_(options) {
+    : model_(model), kernels_(kernels) {
   std::vector<Tensor> values;
   for (const auto& [name, parameter] : models::named_parameters(model)) {
     if (!parameter->trained()) continue;
+    if (parameter->source.defined()) parameter->value = parameter->source.reshape(parameter->value.shape());
     nn::make_trainable(*parameter, kernels);
     names_.push_back(name);
     values.push_back(parameter->value);
-    gradients_.push_back(zeros_on(kernels.memory(), parameter->value.shape()));
   }
-  adamw_.emplace(values, options.adamw);
-  if (options.ema_decay) ema_.emplace(values, *options.ema_decay);
+  optimizer_.emplace(
+      kernels, std::move(values),
+      OptimizerOptions{options.adamw, options.max_grad_norm, options.ema_decay, model.dtype == DType::bfloat16});
 }
 
 void Stage2Step::accumulate(Context& ctx, const Stage2Batch& batch, int64_t parts) {
   RAEDIT_CHECK(parts >= 1, {.code = ErrorCode::invalid_argument,
                             .what = "a step has at least one micro-batch",
                             .found = std::to_string(parts)});
-  const Tensor noisy = noisy_latents(batch.latents, batch.noise, batch.sigmas);
-  const Tensor target = velocity_target(batch.latents, batch.noise);
-  const Tensor times = Tensor::from(batch.sigmas, {static_cast<int64_t>(batch.sigmas.size())});
-  const std::vector<Tensor>& values = adamw_->parameters();
+  const FlowMatchingPair pair = flow_matching(ctx, batch.latents, batch.noise, batch.sigmas);
   Tape tape;
-  for (const Tensor& value : values) tape.watch(value);
+  const std::vector<Tensor>&values = parameters(), &rounded = optimizer_->rounded();
+  if (!rounded.empty()) tape.use_half_gradients();
+  for (size_t i = 0; i < values.size(); ++i)
+    tape.watch(values[i], optimizer_->gradients()[i], accumulated_ == 0, rounded.empty() ? Tensor() : rounded[i]);
   const Recording recording(ctx, tape);
-  const Tensor prediction = model_.forward(ctx, noisy, times, batch.class_labels, {}, {});
-  LossAndGradient loss = velocity_loss(prediction, target, batch.weights);
-  loss_ += loss.loss / static_cast<double>(parts);
-  for (int64_t i = 0; i < loss.gradient.numel(); ++i) loss.gradient.data<float>()[i] /= static_cast<float>(parts);
-  tape.backward(ctx, prediction, loss.gradient);
-  for (size_t i = 0; i < values.size(); ++i) ctx.kernels().accumulate(tape.grad(ctx, values[i]), gradients_[i]);
+  const Tensor prediction = model_.forward(ctx, pair.noisy, ctx.here(batch.sigmas), batch.class_labels, {}, {});
+  const Tensor gradient = velocity_loss(ctx, prediction, pair.target, batch.weights, parts, optimizer_->loss());
+  tape.backward(ctx, prediction, gradient);
+  ++accumulated_;
 }
 
 Stage2StepResult Stage2Step::step(Context& ctx, double lr) {
-  const backend::Kernels& kernels = ctx.kernels();
-  Stage2StepResult result{loss_, global_norm(kernels, gradients_), ""};
-  if (!std::isfinite(result.grad_norm) || !std::isfinite(result.loss)) {
-    for (size_t i = 0; i < gradients_.size() && result.not_finite.empty(); ++i)
-      if (!std::isfinite(kernels.sum_of_squares(gradients_[i]))) result.not_finite = names_[i];
-    if (result.not_finite.empty()) result.not_finite = "loss";
-  } else {
-    adamw_->step(kernels, gradients_, lr, clip_scale(result.grad_norm, options_.max_grad_norm));
-    if (ema_) ema_->update(kernels);
-  }
-  loss_ = 0;
-  for (const Tensor& gradient : gradients_) fill_zero(gradient);
+  const std::vector<Tensor>& gradients = optimizer_->gradients();
+  if (accumulated_ == 0)
+    for (const Tensor& gradient : gradients) fill_zero(gradient);
+  accumulated_ = 0;
+  const Optimizer::Result taken = optimizer_->step(ctx.kernels(), lr);
+  Stage2StepResult result{taken.loss, taken.grad_norm, ""};
+  if (taken.finite) return result;
+  for (size_t i = 0; i < gradients.size() && result.not_finite.empty(); ++i)
+    if (!std::isfinite(ctx.kernels().sum_of_squares(gradients[i]))) result.not_finite = names_[i];
+  if (result.not_finite.empty()) result.not_finite = "loss";
   return result;
 }
 

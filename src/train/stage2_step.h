@@ -1,5 +1,8 @@
 // One optimizer step of the diffusion transformer: the gradients of its micro-batches are added up to those of the
-// whole batch, clipped, and given to AdamW; then the moving average follows.
+// whole batch, clipped, and given to AdamW; then the moving average follows. All of it runs on the device.
+//
+// A bfloat16 model is trained in mixed precision: parameters, their gradients, moments and averages are float32, what
+// flows through the model and back is bfloat16, and products read copies of the weights that a step rounds.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +15,13 @@
 
 namespace raedit::train {
 
+// Tensors of the host or of the device.
 struct Stage2Batch {
-  Tensor latents;              // [B,C,S,S] float32, normalised as the autoencoder gives them
-  Tensor noise;                // the same shape
-  std::vector<float> sigmas;   // [B]; the time that the model is told, too
-  Tensor class_labels;         // [B] int64, dropped ones replaced by the null class
-  std::vector<float> weights;  // [B], of the loss
+  Tensor latents;       // [B,C,S,S] float32, normalised as the autoencoder gives them
+  Tensor noise;         // the same shape
+  Tensor sigmas;        // [B] float32; the time that the model is told, too
+  Tensor class_labels;  // [B] int64, dropped ones replaced by the null class
+  Tensor weights;       // [B] float32, of the loss
 };
 
 struct Stage2StepOptions {
@@ -35,7 +39,8 @@ struct Stage2StepResult {
 
 class Stage2Step {
  public:
-  // The model's parameters become float32 numbers of its own and are changed in place. It must outlive this.
+  // The model's parameters become float32 numbers of its own, those of its checkpoint before any rounding, and are
+  // changed in place. It must outlive this.
   // They live in the memory of the device whose kernels these are; every Context that comes later must be of it.
   Stage2Step(const backend::Kernels& kernels, models::RaeDitTransformer& model, const Stage2StepOptions& options);
 
@@ -52,19 +57,17 @@ class Stage2Step {
   void restore(const std::string& folder);
 
   const std::vector<std::string>& names() const { return names_; }
-  const std::vector<Tensor>& parameters() const { return adamw_->parameters(); }
+  const std::vector<Tensor>& parameters() const { return optimizer_->parameters(); }
   // Empty without ema_decay.
-  std::vector<Tensor> averages() const { return ema_ ? ema_->averages() : std::vector<Tensor>{}; }
-  int64_t steps() const { return adamw_->steps(); }
+  const std::vector<Tensor>& averages() const { return optimizer_->averages(); }
+  int64_t steps() const { return optimizer_->steps(); }
 
  private:
   models::RaeDitTransformer& model_;
-  Stage2StepOptions options_;
+  const backend::Kernels& kernels_;
   std::vector<std::string> names_;
-  std::vector<Tensor> gradients_;
-  std::optional<AdamW> adamw_;
-  std::optional<Ema> ema_;
-  double loss_ = 0;
+  std::optional<Optimizer> optimizer_;
+  int64_t accumulated_ = 0;  // micro-batches whose gradients are there
 };
 
 }  // namespace raedit::train

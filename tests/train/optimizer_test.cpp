@@ -6,8 +6,9 @@
 #include <cmath>
 #include <cstring>
 
-#include "backend/device/device.h"
 #include "raedit/generator.h"
+#include "tensor/memory.h"
+#include "test_device.h"
 #include "train/flow_matching.h"
 #include "unit/expect_error.h"
 
@@ -25,17 +26,17 @@ Tensor random(uint64_t seed, double scale = 1.0) {
 }
 
 std::vector<float> trained(int threads) {
-  const auto kernels = make_kernels({}, threads);
-  AdamW adamw({random(1)}, {0.9, 0.95, 1e-8, 0.01});
-  Ema ema(adamw.parameters(), 0.9);
+  const Context ctx = test::test_context(threads);
+  const auto memory = ctx.kernels().memory();
+  Optimizer optimizer(ctx.kernels(), {copy_to(random(1), memory)}, {{0.9, 0.95, 1e-8, 0.01}, 1.0, 0.9, true});
   for (uint64_t step = 0; step < 5; ++step) {
-    const std::vector<Tensor> gradients{random(10 + step, 0.1)};
-    const double norm = global_norm(*kernels, gradients);
-    adamw.step(*kernels, gradients, 1e-3, clip_scale(norm, 1.0));
-    ema.update(*kernels);
+    optimizer.gradients()[0].copy_from(random(10 + step, 0.1));
+    EXPECT_TRUE(optimizer.step(ctx.kernels(), 1e-3).finite);
   }
-  std::vector<float> result = adamw.parameters()[0].to_vector<float>();
-  for (const float x : ema.averages()[0].to_vector<float>()) result.push_back(x);
+  std::vector<float> result = optimizer.parameters()[0].to_vector<float>();
+  EXPECT_EQ(optimizer.rounded()[0].to_vector<float>(),
+            optimizer.parameters()[0].to(DType::bfloat16).to_vector<float>());
+  for (const float x : optimizer.averages()[0].to_vector<float>()) result.push_back(x);
   return result;
 }
 
@@ -73,37 +74,77 @@ TEST(AdamW, DoesNotDependOnTheNumberOfThreads) {
 }
 
 TEST(AdamW, RefusesOptionsOutOfRange) {
-  EXPECT_RAEDIT_ERROR(AdamW({}, {1.0, 0.9}), ErrorCode::invalid_argument, "beta1", "found 1");
-  EXPECT_RAEDIT_ERROR(AdamW({}, {0.9, -0.1}), ErrorCode::invalid_argument, "beta2");
-  EXPECT_RAEDIT_ERROR(AdamW({}, {0.9, 0.9, NAN}), ErrorCode::invalid_argument, "eps");
-  EXPECT_RAEDIT_ERROR(AdamW({}, {0.9, 0.9, 1e-8, -1}), ErrorCode::invalid_argument, "weight_decay");
-  EXPECT_RAEDIT_ERROR(Ema({}, 1.5), ErrorCode::invalid_argument, "1.5");
+  const Context ctx = test::test_context();
+  const auto make = [&](const OptimizerOptions& options) { return Optimizer(ctx.kernels(), {}, options); };
+  EXPECT_RAEDIT_ERROR(make({.adamw = {1.0, 0.9}}), ErrorCode::invalid_argument, "beta1", "found 1");
+  EXPECT_RAEDIT_ERROR(make({.adamw = {0.9, -0.1}}), ErrorCode::invalid_argument, "beta2");
+  EXPECT_RAEDIT_ERROR(make({.adamw = {0.9, 0.9, NAN}}), ErrorCode::invalid_argument, "eps");
+  EXPECT_RAEDIT_ERROR(make({.adamw = {0.9, 0.9, 1e-8, -1}}), ErrorCode::invalid_argument, "weight_decay");
+  EXPECT_RAEDIT_ERROR(make({.ema_decay = 1.5}), ErrorCode::invalid_argument, "1.5");
 }
 
+// Gradients of length 10 over parameters of one, without moments of the past: the first step goes by lr * g / (|g| +
+// eps), which tells what eps, and so what g, was.
 TEST(Clipping, ScalesOnlyWhatIsLonger) {
-  const auto kernels = make_kernels({}, 2);
-  const std::vector<Tensor> gradients{Tensor::full({4}, 3.0f), Tensor::full({16}, 2.0f)};
-  EXPECT_DOUBLE_EQ(global_norm(*kernels, gradients), 10.0);
-  EXPECT_FLOAT_EQ(clip_scale(10.0, 1.0), 0.1f);
-  EXPECT_EQ(clip_scale(0.5, 1.0), 1.0f);
-  EXPECT_EQ(clip_scale(10.0, 0.0), 1.0f);
-  EXPECT_EQ(clip_scale(10.0, -1.0), 1.0f);
+  const Context ctx = test::test_context(2);
+  const auto moved = [&](double max_norm, double expected_scale) {
+    const auto memory = ctx.kernels().memory();
+    Optimizer optimizer(ctx.kernels(), {zeros_on(memory, {4}), zeros_on(memory, {16})},
+                        {{0.9, 0.95, 1.0, 0.0}, max_norm});
+    optimizer.gradients()[0].copy_from(Tensor::full({4}, 3.0f));
+    optimizer.gradients()[1].copy_from(Tensor::full({16}, 2.0f));
+    const Optimizer::Result result = optimizer.step(ctx.kernels(), 0.1);
+    EXPECT_DOUBLE_EQ(result.grad_norm, 10.0);
+    EXPECT_EQ(optimizer.steps(), 1);
+    for (const size_t i : {0u, 1u}) {
+      const double g = (i == 0 ? 3.0 : 2.0) * expected_scale;
+      for (const double x : optimizer.parameters()[i].to_vector<double>()) EXPECT_NEAR(x, -0.1 * g / (g + 1), 1e-7);
+    }
+  };
+  moved(1.0, 1.0 / (10.0 + 1e-6));
+  moved(20.0, 1.0);
+  moved(0.0, 1.0);
+  moved(-1.0, 1.0);
 }
 
 TEST(VelocityLoss, ItsGradientIsTheDifferenceQuotient) {
+  Context ctx = test::test_context();
   const Tensor prediction = Generator(3).randn({3, 2, 5}), target = Generator(4).randn({3, 2, 5});
-  const std::vector<float> weights{0.5f, 2.0f, 1.0f};
-  const LossAndGradient at = velocity_loss(prediction, target, weights);
+  const Tensor weights = Tensor::from(std::vector<float>{0.5f, 2.0f, 1.0f}, {3});
+  const auto loss_of = [&](const Tensor& p, int64_t parts, Tensor* gradient = nullptr) {
+    const Tensor sum = copy_to(Tensor::zeros({1}, DType::float64), ctx.kernels().memory());
+    const Tensor found = velocity_loss(ctx, p, target, weights, parts, sum);
+    if (gradient != nullptr) *gradient = found.cpu();
+    return sum.cpu().item();
+  };
+  Tensor gradient, quarter;
+  const double loss = loss_of(prediction, 1, &gradient);
+  EXPECT_DOUBLE_EQ(loss_of(prediction, 4, &quarter), loss / 4);
   for (int64_t i = 0; i < prediction.numel(); ++i) {
-    const auto loss = [&](float by) {
-      const Tensor moved = prediction.clone();
-      moved.data<float>()[i] += by;
-      return velocity_loss(moved, target, weights).loss;
+    const auto moved = [&](float by) {
+      const Tensor p = prediction.clone();
+      p.data<float>()[i] += by;
+      return loss_of(p, 1);
     };
-    EXPECT_NEAR(at.gradient.data<float>()[i], (loss(1e-2f) - loss(-1e-2f)) / 2e-2, 1e-4) << i;
+    EXPECT_NEAR(gradient.data<float>()[i], (moved(1e-2f) - moved(-1e-2f)) / 2e-2, 1e-4) << i;
+    EXPECT_FLOAT_EQ(quarter.data<float>()[i], gradient.data<float>()[i] / 4);
   }
-  EXPECT_RAEDIT_ERROR(velocity_loss(prediction, target, std::vector<float>{1.0f}), ErrorCode::invalid_argument,
-                      "do not fit");
+  EXPECT_RAEDIT_ERROR(velocity_loss(ctx, prediction, target, Tensor::full({1}, 1.0f), 1, Tensor()),
+                      ErrorCode::invalid_argument, "do not fit");
+}
+
+TEST(FlowMatching, IsTheFormula) {
+  Context ctx = test::test_context();
+  const Tensor z = Generator(3).randn({3, 2, 5}), n = Generator(4).randn({3, 2, 5});
+  const std::vector<float> sigmas{0.25f, 0.0f, 0.7f};
+  const FlowMatchingPair pair = flow_matching(ctx, z, n, Tensor::from(sigmas, {3}));
+  const auto noisy = pair.noisy.to_vector<float>(), target = pair.target.to_vector<float>();
+  for (size_t i = 0; i < noisy.size(); ++i) {
+    const float sigma = sigmas[i / 10], zi = z.data<float>()[i], ni = n.data<float>()[i];
+    const float a = sigma * ni, b = (1.0f - sigma) * zi;
+    EXPECT_EQ(noisy[i], a + b);
+    EXPECT_EQ(target[i], ni - zi);
+  }
 }
 
 }  // namespace

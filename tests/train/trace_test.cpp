@@ -39,8 +39,8 @@ Stage2Batch batch_of(const SafetensorsFile& trace, int64_t step, int64_t first, 
   const auto part = [&](const char* name) {
     return trace.tensor(std::to_string(step) + "." + name).slice(0, first, end).clone();
   };
-  return {part("latents"), part("noise"), part("t").to_vector<float>(), part("labels").to(DType::int64),
-          std::vector<float>(static_cast<size_t>(end - first), 1.0f)};
+  return {part("latents"), part("noise"), part("t"), part("labels").to(DType::int64),
+          Tensor::full({end - first}, 1.0f)};
 }
 
 Stage2StepOptions options() {

@@ -63,6 +63,14 @@ class CpuKernels final : public Kernels {
   double sum_of_squares(const Tensor& x) const override;
   void ema(float decay, const Tensor& value, const Tensor& average) const override;
 
+  void flow_matching(const Tensor& latents, const Tensor& noise, const Tensor& sigmas, const Tensor& noisy,
+                     const Tensor& target) const override;
+  void velocity_loss(const Tensor& prediction, const Tensor& target, const Tensor& weights, int64_t parts,
+                     const Tensor& gradient, const Tensor& loss) const override;
+  void gradient_norm(const TrainedSet& set, const Tensor& state) const override;
+  void update(const TrainedSet& set, const Tensor& state, double max_norm, const Tensor& numbers,
+              float ema_decay) const override;
+
  private:
   int threads_;
 };
