@@ -16,7 +16,8 @@ struct Rotation {
   bool inverse;
 };
 
-// Products are rounded before they are added, as on the CPU, so the bits are the same for any V.
+// Products are rounded before they are added, as on the CPU, so the bits are the same for any V. Where rows begin
+// anywhere a unit is one pair, read element by element.
 template <int V, class T>
 __global__ void __launch_bounds__(kThreads) rotate(Rotation r, const T* x, const float* cos, const float* sin, T* out) {
   const uint32_t unit = blockIdx.x * kThreads + threadIdx.x;
@@ -24,10 +25,11 @@ __global__ void __launch_bounds__(kThreads) rotate(Rotation r, const T* x, const
   const uint32_t head = r.units_of_head.quotient(unit), token = r.heads.quotient(head), b = r.tokens.quotient(token);
   const int64_t d = static_cast<int64_t>(unit - head * r.units_of_head.divisor) * V;
   const int64_t h = head - token * r.heads.divisor, n = token - b * r.tokens.divisor;
+  constexpr int N = V == 2 ? 1 : kAccess<T, V>, kAngles = V == 2 ? 1 : kAccess<float, V>;
   float v[V], c[V], s[V], y[V];
-  load_values<V>(x + b * r.x[0] + n * r.x[1] + h * r.x[2] + d, v);
-  load_values<V>(cos + n * r.cos + d, c);
-  load_values<V>(sin + n * r.sin + d, s);
+  load_values<V, T, N>(x + b * r.x[0] + n * r.x[1] + h * r.x[2] + d, v);
+  load_values<V, float, kAngles>(cos + n * r.cos + d, c);
+  load_values<V, float, kAngles>(sin + n * r.sin + d, s);
 #pragma unroll
   for (int i = 0; i < V; i += 2) {
     // Back is the transposed matrix: the sine is that of the element that the partner came from.
@@ -36,27 +38,7 @@ __global__ void __launch_bounds__(kThreads) rotate(Rotation r, const T* x, const
     y[i] = __fadd_rn(__fmul_rn(v[i], c[i]), even);
     y[i + 1] = __fadd_rn(__fmul_rn(v[i + 1], c[i + 1]), odd);
   }
-  store_values<V>(y, out + b * r.out[0] + n * r.out[1] + h * r.out[2] + d);
-}
-
-// V = 1 in memory: for rows that begin anywhere.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    rotate_pairs(Rotation r, const T* x, const float* cos, const float* sin, T* out) {
-  const uint32_t unit = blockIdx.x * kThreads + threadIdx.x;
-  if (unit >= r.units) return;
-  const uint32_t head = r.units_of_head.quotient(unit), token = r.heads.quotient(head), b = r.tokens.quotient(token);
-  const int64_t d = static_cast<int64_t>(unit - head * r.units_of_head.divisor) * 2;
-  const int64_t h = head - token * r.heads.divisor, n = token - b * r.tokens.divisor;
-  x += b * r.x[0] + n * r.x[1] + h * r.x[2] + d;
-  out += b * r.out[0] + n * r.out[1] + h * r.out[2] + d;
-  cos += n * r.cos + d;
-  sin += n * r.sin + d;
-  const float v0 = to_float(x[0]), v1 = to_float(x[1]);
-  const float even = r.inverse ? __fmul_rn(v1, sin[1]) : -__fmul_rn(v1, sin[0]);
-  const float odd = r.inverse ? -__fmul_rn(v0, sin[0]) : __fmul_rn(v0, sin[1]);
-  out[0] = from_float<T>(__fadd_rn(__fmul_rn(v0, cos[0]), even));
-  out[1] = from_float<T>(__fadd_rn(__fmul_rn(v1, cos[1]), odd));
+  store_values<V, T, N>(y, out + b * r.out[0] + n * r.out[1] + h * r.out[2] + d);
 }
 
 template <class T>
@@ -75,7 +57,7 @@ void rotate_part(const Runtime& rt, const Tensor& x, const Tensor& cos, const Te
   r.cos = cos.stride(0);
   r.sin = sin.stride(0);
   r.inverse = inverse;
-  launch(rt, "rope", vectors ? rotate<V, T> : rotate_pairs<T>, dim3(static_cast<unsigned>(ceil_div(r.units, kThreads))),
+  launch(rt, "rope", vectors ? rotate<V, T> : rotate<2, T>, dim3(static_cast<unsigned>(ceil_div(r.units, kThreads))),
          dim3(kThreads), 0, r, pointer<const T>(x), pointer<const float>(cos), pointer<const float>(sin),
          pointer<T>(out));
 }

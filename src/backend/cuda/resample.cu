@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "backend/cuda/cuda_kernels.h"
+#include "backend/cuda/memory.h"
 #include "backend/cuda/walk.h"
 
 namespace raedit::backend::cuda {
@@ -131,6 +132,15 @@ struct Scratch {
   float* middle;
 };
 
+// A captured step takes along what fits the arguments of a kernel, so large tables go in parts there.
+void upload(const Runtime& rt, const DeviceMemory& memory, const std::vector<std::byte>& bytes, std::byte* device) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(rt.stream(), &status), "cudaStreamIsCapturing");
+  const size_t most = status == cudaStreamCaptureStatusNone ? bytes.size() : size_t{kInlineBytes};
+  for (size_t begin = 0; begin < bytes.size(); begin += most)
+    memory.from_host(device + begin, bytes.data() + begin, std::min(most, bytes.size() - begin));
+}
+
 Scratch prepare(const Runtime& rt, const DeviceMemory& memory, const Table& vertical, const Table& horizontal,
                 const Planes& planes) {
   constexpr size_t kAlign = 256;
@@ -143,7 +153,7 @@ Scratch prepare(const Runtime& rt, const DeviceMemory& memory, const Table& vert
   scratch.horizontal = placed(horizontal, bytes, device);
   scratch.planes = planes;
   scratch.middle = reinterpret_cast<float*>(device + tables);
-  memory.from_host(device, bytes.data(), bytes.size());
+  upload(rt, memory, bytes, device);
   return scratch;
 }
 

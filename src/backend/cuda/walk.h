@@ -227,9 +227,12 @@ struct Walk {
 
 // ---- loads, stores, functions of several operands
 
-template <int V, class T>
+// V elements in accesses of N: as many as 16 bytes hold, or 1 where nothing is known of the address.
+template <class T, int V>
+inline constexpr int kAccess = V < kPackOf<T> ? V : kPackOf<T>;
+
+template <int V, class T, int N = kAccess<T, V>>
 __device__ inline void load_values(const T* from, float (&to)[V]) {
-  constexpr int N = V < kPackOf<T> ? V : kPackOf<T>;
 #pragma unroll
   for (int i = 0; i < V; i += N) {
     const auto pack = *reinterpret_cast<const Pack<T, N>*>(from + i);
@@ -238,9 +241,8 @@ __device__ inline void load_values(const T* from, float (&to)[V]) {
   }
 }
 
-template <int V, class T>
+template <int V, class T, int N = kAccess<T, V>>
 __device__ inline void store_values(const float (&from)[V], T* to) {
-  constexpr int N = V < kPackOf<T> ? V : kPackOf<T>;
 #pragma unroll
   for (int i = 0; i < V; i += N) {
     Pack<T, N> pack;
