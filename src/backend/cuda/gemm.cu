@@ -74,34 +74,6 @@ void with_source_type(DType dtype, const F& f) {
   }
 }
 
-// A matrix somewhere on the device, with any strides.
-struct Matrix {
-  const std::byte* data = nullptr;
-  DType dtype = DType::float32;
-  int64_t rows = 0;
-  int64_t columns = 0;
-  int64_t row_stride = 0;
-  int64_t column_stride = 0;
-
-  Matrix() = default;
-  explicit Matrix(const Tensor& t) : Matrix(t.raw(), t.dtype(), t.dim(0), t.dim(1), t.stride(0), t.stride(1)) {}
-  Matrix(const std::byte* at, DType type, int64_t r, int64_t c, int64_t rs, int64_t cs)
-      : data(at), dtype(type), rows(r), columns(c), row_stride(rs), column_stride(cs) {
-    // The stride of a dimension of one element says nothing: give it the one of a contiguous matrix.
-    if (columns <= 1) column_stride = 1;
-    if (rows <= 1) row_stride = std::max(columns, column_stride * columns);
-    if (columns <= 1 && rows > 1 && row_stride == 1) column_stride = rows;
-  }
-
-  Matrix transposed() const { return {data, dtype, columns, rows, column_stride, row_stride}; }
-  bool row_major() const { return column_stride == 1 && row_stride >= columns; }
-  // Whether rows begin on 16-byte addresses.
-  bool aligned() const {
-    return column_stride == 1 && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
-           (rows <= 1 || row_stride * static_cast<int64_t>(size_of(dtype)) % 16 == 0);
-  }
-};
-
 // Converts `from` into the contiguous [rows, columns] at `to`, at least as large, `columns` a multiple of 16 bytes.
 void convert(const Runtime& rt, const Matrix& from, std::byte* to, DType dtype, int64_t rows, int64_t columns) {
   const int64_t packs = columns / lanes_of(dtype);
@@ -146,26 +118,29 @@ void plain_gemm(const Runtime& rt, const GemmCall& call) {
 }
 
 void gemm(const Runtime& rt, const GemmCall& call) {
-  if (!cublas_gemm(rt, call)) plain_gemm(rt, call);
+  if (cublas_gemm(rt, call)) return;
+  RAEDIT_CHECK(call.a.scales == nullptr, {.code = ErrorCode::unsupported,
+                                          .what = "this device has no product of float8 with scales per row",
+                                          .expected = "a Hopper GPU, or bfloat16"});
+  plain_gemm(rt, call);
 }
 
 // ---- results
 
 // A product in scratch (null: zeros) with its bias and activation, into `out`.
 void finish(const Runtime& rt, const void* product, DType dtype, int64_t stride, const Tensor& bias, Activation act,
-            const Tensor& out) {
-  const int64_t rows = out.dim(0), columns = out.dim(1);
-  const Matrix target(out);
+            const Matrix& out) {
+  const int64_t rows = out.rows, columns = out.columns;
   const float* add = pointer<const float>(bias);
   with_type(dtype, [&]<class P>(Type<P>) {
-    with_type(out.dtype(), [&]<class O>(Type<O>) {
+    with_type(out.dtype, [&]<class O>(Type<O>) {
       constexpr int V = 8;
-      const bool vectors = target.aligned() && columns % V == 0 && reinterpret_cast<uintptr_t>(add) % 16 == 0;
+      const bool vectors = out.aligned() && columns % V == 0 && reinterpret_cast<uintptr_t>(add) % 16 == 0;
       const int64_t items = vectors ? columns / V : columns;
       const dim3 block = row_block(items);
       launch(rt, "finish_product", vectors ? finish_product<V, P, O> : finish_product<1, P, O>,
              dim3(grid(rows, block.y), grid(items, block.x)), block, 0, static_cast<const P*>(product), stride, add,
-             act, pointer<O>(out), target.row_stride, rows, columns);
+             act, reinterpret_cast<O*>(const_cast<std::byte*>(out.data)), out.row_stride, rows, columns);
     });
   });
 }
@@ -197,7 +172,7 @@ const void* exact_bias(const std::shared_ptr<const Runtime>& runtime, const Cuda
 }
 
 GemmOperand weight_operand(const CudaPackedMatrix& w) {
-  return {w.data, w.dtype, w.ld, true};  // stored [N,K], read as [K,N]
+  return {w.data, w.stored, w.ld, true, w.scales};  // stored [N,K], read as [K,N]
 }
 
 // One product over all rows, in the type of `out`: bias included.
@@ -221,9 +196,10 @@ struct InParts {
   DType dtype = DType::float32;
   int64_t stride = 0;
   int64_t rows = 0;
+  int64_t columns = 0;
 
   InParts() = default;
-  InParts(DType type, const CudaPackedMatrix& w, int64_t m) : dtype(type) {
+  InParts(DType type, const CudaPackedMatrix& w, int64_t m, int64_t n) : dtype(type), columns(n) {
     constexpr int64_t kBytes = int64_t{32} << 20;  // well inside an L2 of 50 MiB
     stride = round_up(w.padded_n, lanes_of(dtype));
     const int64_t most = std::max<int64_t>(kBytes / (stride * static_cast<int64_t>(size_of(dtype))), 256);
@@ -237,20 +213,92 @@ struct InParts {
       const Tensor part = out.slice(0, first, std::min(first + rows, out.dim(0)));
       GemmCall call;
       call.m = part.dim(0);
-      call.n = w.padded_n;
+      call.n = columns;
       call.k = w.padded_k;
       call.a = x;
       call.a.data = static_cast<const std::byte*>(x.data) + first * x.ld * static_cast<int64_t>(size_of(x.dtype));
+      if (x.scales != nullptr) call.a.scales = x.scales + first;
       call.b = weight_operand(w);
       call.out = scratch;
       call.out_dtype = dtype;
       call.ldo = stride;
       call.bias = product_bias;
       gemm(rt, call);
-      finish(rt, scratch, dtype, stride, bias, act, part);
+      finish(rt, scratch, dtype, stride, bias, act, Matrix(part));
     }
   }
 };
+
+struct LinearCall {
+  const Tensor& x;
+  const CudaPackedMatrix& w;
+  Tensor whole_bias;  // as it was given: our own kernels add it in float32
+  Tensor bias;        // float32, for after the product
+  Activation act;
+  const Tensor& out;
+  const void* product_bias = nullptr;  // of the result's type, for cuBLASLt
+  bool bias_padded = false;            // it has w.padded_n elements
+
+  // Whether cuBLASLt can write the result itself.
+  bool same_type() const { return out.dtype() == DType::float32 || w.dtype == DType::bfloat16; }
+};
+
+// Directly into the result where that has even rows and nothing is left to add; by way of padded scratch where rows are
+// odd; else the product in float32, and its only rounding after the bias; by our own kernel, which does it all, where
+// that is faster. True if the activation is still to come.
+bool run_linear(const Runtime& rt, const LinearCall& call) {
+  const CudaPackedMatrix& w = call.w;
+  const Tensor& out = call.out;
+  const Matrix rows(call.x), target(out);
+  const bool fp8 = w.scales != nullptr;
+  const bool copied = fp8 || w.padded_k != w.k || !rows.row_major() || !rows.aligned();
+  const size_t numbers = copied ? bytes_of(rows.rows * w.padded_k, w.stored) : 0;
+  const size_t x_bytes = numbers + (fp8 ? bytes_of(rows.rows, DType::float32) : 0);
+  const bool complete = call.same_type() && !call.bias.defined();
+  const bool even = target.aligned() && w.n % lanes_of(out.dtype()) == 0;
+  const bool direct = complete && (even || out.dtype() == DType::float32);
+  InParts parts;
+  if (!direct)
+    parts = InParts(complete ? out.dtype() : DType::float32, w, out.dim(0),
+                    call.product_bias == nullptr || call.bias_padded ? w.padded_n : w.n);
+
+  std::byte* scratch = nullptr;
+  if (copied || !direct) scratch = rt.workspace(x_bytes + (direct ? 0 : parts.bytes()));
+  GemmOperand x{rows.data, w.dtype, rows.row_stride, false};
+  if (fp8) {
+    auto* scales = reinterpret_cast<float*>(scratch + numbers);
+    quantize_rows(rt, rows, scratch, w.padded_k, scales);
+    x = {scratch, w.stored, w.padded_k, false, scales};
+  } else if (copied) {
+    convert(rt, rows, scratch, w.dtype, rows.rows, w.padded_k);
+    x = {scratch, w.dtype, w.padded_k, false};
+  }
+  const auto library = [&] {
+    if (direct)
+      linear_direct(rt, x, w, call.product_bias, out);
+    else
+      parts.run(rt, x, w, call.product_bias, scratch + x_bytes, call.bias, call.act, out);
+  };
+  const Tensor& bias = call.whole_bias;
+  if (own_products() && !fp8 && w.dtype == DType::bfloat16 && out.dtype() == DType::bfloat16 && out.dim(0) > 1 &&
+      (!bias.defined() || bias.dtype() == DType::float32)) {
+    sm90a::Problem problem;
+    problem.m = out.dim(0);
+    problem.n = w.n;
+    problem.k = w.padded_k;
+    problem.x = x.data;
+    problem.ldx = x.ld;
+    problem.w = w.data;
+    problem.ldw = w.ld;
+    problem.w_rows = w.rows;
+    problem.bias = pointer<const float>(bias);
+    problem.out = out.raw();
+    problem.ldo = target.row_stride;
+    return run_faster(rt, problem, library) || direct;
+  }
+  library();
+  return direct;
+}
 
 // ---- matmul
 
@@ -282,31 +330,39 @@ struct Prepared {
   }
 };
 
-// `out` is row-major.
+// out (+)= a b; `out` is row-major, float32, or bfloat16 where nothing is added to it.
 void multiply(const Runtime& rt, const Matrix& a, const Matrix& b, const Matrix& out, bool accumulate, DType compute) {
+  const auto size = static_cast<int64_t>(size_of(out.dtype));
+  auto* target = const_cast<std::byte*>(out.data);
   if (a.columns == 0) {
     if (accumulate) return;
-    const size_t size = size_of(DType::float32);
-    return check(cudaMemset2DAsync(const_cast<std::byte*>(out.data), static_cast<size_t>(out.row_stride) * size, 0,
-                                   static_cast<size_t>(out.columns) * size, static_cast<size_t>(out.rows), rt.stream()),
+    return check(cudaMemset2DAsync(target, static_cast<size_t>(out.row_stride * size), 0,
+                                   static_cast<size_t>(out.columns * size), static_cast<size_t>(out.rows), rt.stream()),
                  "cudaMemset2DAsync");
   }
   const int64_t lanes = lanes_of(compute);
   const bool pad = compute == DType::bfloat16 && a.columns % lanes != 0;
   const Prepared first(a, compute, pad, false), second(b, compute, pad, true);
-  std::byte* scratch = nullptr;
-  if (first.copied || second.copied) scratch = rt.workspace(first.bytes(compute) + second.bytes(compute));
+  // cuBLASLt rounds to bfloat16 by itself, but not what it summed from float32, and not fast into odd rows.
+  const bool narrow = out.dtype == DType::bfloat16;
+  const bool direct = !narrow || (compute == DType::bfloat16 && out.aligned() && out.columns % lanes == 0);
+  const DType result = narrow && compute == DType::bfloat16 ? DType::bfloat16 : DType::float32;
+  const int64_t stride = direct ? out.row_stride : round_up(out.columns, lanes_of(result));
+  const size_t operands = first.bytes(compute) + second.bytes(compute);
+  const size_t bytes = operands + (direct ? 0 : bytes_of(out.rows * stride, result));
+  std::byte* scratch = bytes > 0 ? rt.workspace(bytes) : nullptr;
   GemmCall call;
   call.m = a.rows;
   call.n = b.columns;
   call.k = pad ? round_up(a.columns, lanes) : a.columns;
   call.a = first.operand(rt, scratch, compute);
   call.b = second.operand(rt, scratch + first.bytes(compute), compute);
-  call.out = const_cast<std::byte*>(out.data);
-  call.out_dtype = DType::float32;
-  call.ldo = out.row_stride;
+  call.out = direct ? target : scratch + operands;
+  call.out_dtype = result;
+  call.ldo = stride;
   call.accumulate = accumulate;
   gemm(rt, call);
+  if (!direct) finish(rt, call.out, result, stride, {}, Activation::none, out);
 }
 
 // ---- packing
@@ -322,7 +378,7 @@ void upload(const std::shared_ptr<const Runtime>& runtime, const DeviceMemory& m
             CudaPackedMatrix& packed) {
   const Tensor rows = source.contiguous();
   const Matrix host(rows);
-  if (rows.dtype() == packed.dtype && packed.padded_k == packed.k) {
+  if (rows.dtype() == packed.stored && packed.padded_k == packed.k) {
     memory.from_host(packed.memory->data(), rows.raw(), rows.nbytes());
     const size_t rest = packed.memory->size() - rows.nbytes();
     check(cudaMemsetAsync(packed.memory->data() + rows.nbytes(), 0, rest, runtime->stream()), "cudaMemsetAsync");
@@ -332,7 +388,43 @@ void upload(const std::shared_ptr<const Runtime>& runtime, const DeviceMemory& m
   memory.from_host(raw.data(), rows.raw(), rows.nbytes());
   Matrix there = host;
   there.data = raw.data();
-  convert(*runtime, there, packed.memory->data(), packed.dtype, packed.rows, packed.padded_k);
+  convert(*runtime, there, packed.memory->data(), packed.stored, packed.rows, packed.padded_k);
+}
+
+// The weight as it comes, from wherever it is, into padded rows of packed.stored.
+void place(const std::shared_ptr<const Runtime>& runtime, const DeviceMemory& memory, const Tensor& weight,
+           CudaPackedMatrix& packed) {
+  packed.ld = packed.padded_k;
+  packed.memory = std::make_unique<StreamBytes>(
+      runtime, static_cast<size_t>(packed.rows * packed.padded_k) * size_of(packed.stored));
+  packed.data = packed.memory->data();
+  if (weight.on_host())
+    upload(runtime, memory, weight, packed);
+  else
+    convert(*runtime, Matrix(weight), packed.memory->data(), packed.stored, packed.rows, packed.padded_k);
+}
+
+// Whether float8 is worth it and cuBLASLt can do it: it wants dimensions of 16 bytes.
+bool fits_fp8(const Runtime& rt, const CudaPackedMatrix& w) {
+  constexpr int64_t kLeast = 256;
+  return rt.compute_capability() == 90 && w.n % 16 == 0 && w.k % 16 == 0 && w.n >= kLeast && w.k >= kLeast;
+}
+
+void pack_fp8(const std::shared_ptr<const Runtime>& runtime, const DeviceMemory& memory, const Tensor& weight,
+              CudaPackedMatrix& packed) {
+  packed.stored = DType::float32;
+  packed.padded_n = packed.rows = packed.n;
+  packed.padded_k = packed.k;
+  place(runtime, memory, weight, packed);
+  const std::unique_ptr<StreamBytes> wide = std::move(packed.memory);
+  const size_t numbers = bytes_of(packed.n * packed.k, DType::float8_e4m3fn);
+  packed.memory = std::make_unique<StreamBytes>(runtime, numbers + bytes_of(packed.n, DType::float32));
+  packed.data = packed.memory->data();
+  packed.stored = DType::float8_e4m3fn;
+  auto* scales = reinterpret_cast<float*>(packed.memory->data() + numbers);
+  packed.scales = scales;
+  const Matrix values(wide->data(), DType::float32, packed.n, packed.k, packed.k, 1);
+  quantize_rows(*runtime, values, packed.memory->data(), packed.k, scales);
 }
 
 }  // namespace
@@ -355,31 +447,27 @@ size_t CudaPackedMatrix::nbytes() const {
 
 std::shared_ptr<const PackedMatrix> CudaKernels::pack(const Tensor& weight, DType compute) const {
   auto packed = std::make_shared<CudaPackedMatrix>();
+  const bool fp8 = compute == DType::float8_e4m3fn;
   packed->n = weight.dim(0);
   packed->k = weight.dim(1);
-  packed->dtype = compute;
-  const bool host = weight.on_host();
-  if (!host && usable_as_it_is(weight, compute)) {
+  packed->dtype = packed->stored = fp8 ? DType::bfloat16 : compute;
+  packed->constant = weight.on_host();
+  if (fp8 && fits_fp8(rt_, *packed)) {
+    pack_fp8(runtime_, *memory(), weight, *packed);
+    return packed;
+  }
+  if (!weight.on_host() && usable_as_it_is(weight, packed->dtype)) {
     packed->view = weight;
     packed->data = weight.raw();
     packed->ld = Matrix(weight).row_stride;
-    packed->padded_n = packed->n;
+    packed->padded_n = packed->rows = packed->n;
     packed->padded_k = packed->k;
-    packed->rows = packed->n;
     return packed;
   }
   packed->padded_n = round_up(packed->n, 8);
-  packed->padded_k = round_up(packed->k, lanes_of(compute));
-  packed->ld = packed->padded_k;
   packed->rows = round_up(packed->n, 32);
-  packed->memory =
-      std::make_unique<StreamBytes>(runtime_, static_cast<size_t>(packed->rows * packed->padded_k) * size_of(compute));
-  packed->data = packed->memory->data();
-  packed->constant = host;
-  if (host)
-    upload(runtime_, *memory(), weight, *packed);
-  else
-    convert(rt_, Matrix(weight), packed->memory->data(), compute, packed->rows, packed->padded_k);
+  packed->padded_k = round_up(packed->k, lanes_of(packed->dtype));
+  place(runtime_, *memory(), weight, *packed);
   return packed;
 }
 
@@ -387,35 +475,28 @@ void CudaKernels::linear(const Tensor& x, const PackedMatrix& weight, const Tens
                          const Tensor& out) const {
   const auto& w = static_cast<const CudaPackedMatrix&>(weight);
   if (out.numel() == 0) return;
-  if (w.k == 0) return finish(rt_, nullptr, DType::float32, 0, bias, act, out);
-
-  const Matrix rows(x);
-  const bool copied = w.padded_k != w.k || !rows.row_major() || !rows.aligned();
-  const size_t x_bytes = copied ? bytes_of(rows.rows * w.padded_k, w.dtype) : 0;
-  const Matrix target(out);
-  const bool even = target.aligned() && w.n % lanes_of(out.dtype()) == 0;
-
-  // Directly, with cuBLASLt's bias, where it has one of the right type; in padded scratch where rows are odd; else the
-  // product in float32, and its only rounding after the bias.
-  const bool same_type = out.dtype() == DType::float32 || w.dtype == DType::bfloat16;
-  const void* product_bias = nullptr;
-  if (same_type && bias.defined())
-    product_bias = out.dtype() == DType::float32 ? bias.raw() : exact_bias(runtime_, w, bias);
-  const bool has_bias = !bias.defined() || product_bias != nullptr;
-  const bool direct = same_type && has_bias && (even || out.dtype() == DType::float32);
-  InParts parts;
-  if (!direct) parts = InParts(same_type && has_bias ? out.dtype() : DType::float32, w, out.dim(0));
-
-  std::byte* scratch = nullptr;
-  if (copied || !direct) scratch = rt_.workspace(x_bytes + (direct ? 0 : parts.bytes()));
-  GemmOperand operand{rows.data, w.dtype, rows.row_stride, false};
-  if (copied) {
-    convert(rt_, rows, scratch, w.dtype, rows.rows, w.padded_k);
-    operand = {scratch, w.dtype, w.padded_k, false};
+  if (w.k == 0) return finish(rt_, nullptr, DType::float32, 0, bias, act, Matrix(out));
+  LinearCall call{x, w, bias, bias, act, out};
+  if (call.same_type() && bias.defined()) {
+    if (out.dtype() == DType::bfloat16)
+      call.product_bias = exact_bias(runtime_, w, bias);
+    else if (w.scales == nullptr)  // products of float8 have a bfloat16 bias whatever their result is
+      call.product_bias = bias.raw();
+    if (call.product_bias != nullptr) call.bias = Tensor();
+    call.bias_padded = out.dtype() == DType::bfloat16;
   }
-  if (!direct) return parts.run(rt_, operand, w, product_bias, scratch + x_bytes, has_bias ? Tensor() : bias, act, out);
-  linear_direct(rt_, operand, w, product_bias, out);
-  if (act != Activation::none) activation(act, out, out);
+  if (run_linear(rt_, call) && act != Activation::none) activation(act, out, out);
+}
+
+void CudaKernels::linear_rounded(const Tensor& x, const PackedMatrix& weight, const Tensor& bias,
+                                 const Tensor& out) const {
+  const auto& w = static_cast<const CudaPackedMatrix&>(weight);
+  if (out.dtype() != DType::bfloat16 || w.dtype != DType::bfloat16 || w.k == 0)
+    return Kernels::linear_rounded(x, weight, bias, out);
+  if (out.numel() == 0) return;
+  LinearCall call{x, w, bias, {}, Activation::none, out};
+  if (bias.defined()) call.product_bias = bias.raw();
+  run_linear(rt_, call);
 }
 
 void CudaKernels::matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate, DType compute) const {
@@ -427,16 +508,21 @@ void CudaKernels::matmul(const Tensor& a, const Tensor& b, const Tensor& out, bo
   if (target.transposed().row_major())
     return multiply(rt_, right.transposed(), left.transposed(), target.transposed(), accumulate, dtype);
   // An output of any other strides, or one that is summed into: the product first.
-  const StreamBytes product(runtime_, bytes_of(out.numel(), DType::float32));
+  const size_t bytes = bytes_of(out.numel(), DType::float32);
+  const StreamBytes product(runtime_, bytes);
   const Matrix dense(product.data(), DType::float32, out.dim(0), out.dim(1), out.dim(1), 1);
   multiply(rt_, left, right, dense, false, dtype);
-  const auto storage = std::make_shared<Storage>(product.data(), bytes_of(out.numel(), DType::float32),
-                                                 Storage::Release(), false, memory());
+  const auto storage = std::make_shared<Storage>(product.data(), bytes, Storage::Release(), false, memory());
   const Tensor values(storage, 0, out.shape(), DType::float32);
   if (accumulate)
     this->accumulate(values, out);
   else
     copy(values, out);
+}
+
+void CudaKernels::matmul_into(const Tensor& a, const Tensor& b, const Gradient& out, DType compute) const {
+  if (!out.wanted()) return;
+  matmul(a, b, out.at, !out.fresh, compute);
 }
 
 double CudaKernels::ceiling_flops(DType dtype) const {

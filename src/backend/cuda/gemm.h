@@ -2,12 +2,42 @@
 // came from.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <memory>
 
 #include "backend/cuda/runtime.h"
 #include "backend/kernels.h"
 
 namespace raedit::backend::cuda {
+
+// A matrix somewhere on the device, with any strides.
+struct Matrix {
+  const std::byte* data = nullptr;
+  DType dtype = DType::float32;
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t row_stride = 0;
+  int64_t column_stride = 0;
+
+  Matrix() = default;
+  explicit Matrix(const Tensor& t) : Matrix(t.raw(), t.dtype(), t.dim(0), t.dim(1), t.stride(0), t.stride(1)) {}
+  Matrix(const std::byte* at, DType type, int64_t r, int64_t c, int64_t rs, int64_t cs)
+      : data(at), dtype(type), rows(r), columns(c), row_stride(rs), column_stride(cs) {
+    // The stride of a dimension of one element says nothing: give it the one of a contiguous matrix.
+    if (columns <= 1) column_stride = 1;
+    if (rows <= 1) row_stride = std::max(columns, column_stride * columns);
+    if (columns <= 1 && rows > 1 && row_stride == 1) column_stride = rows;
+  }
+
+  Matrix transposed() const { return {data, dtype, columns, rows, column_stride, row_stride}; }
+  bool row_major() const { return column_stride == 1 && row_stride >= columns; }
+  // Whether rows begin on 16-byte addresses.
+  bool aligned() const {
+    return column_stride == 1 && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
+           (rows <= 1 || row_stride * static_cast<int64_t>(size_of(dtype)) % 16 == 0);
+  }
+};
 
 // Memory of the device's pool, taken and given back in the order of the stream.
 class StreamBytes {
@@ -33,6 +63,8 @@ class CudaPackedMatrix final : public PackedMatrix {
   size_t nbytes() const override;
 
   const std::byte* data = nullptr;
+  DType stored = DType::float32;  // of the numbers at data; dtype is what linear() sees in x
+  const float* scales = nullptr;  // float8: of the rows, [n]
   int64_t ld = 0;
   int64_t padded_n = 0;
   int64_t padded_k = 0;
@@ -51,5 +83,9 @@ class CudaPackedMatrix final : public PackedMatrix {
   };
   mutable Bias bias;
 };
+
+// x [rows, columns] with contiguous rows, float32 or bfloat16, into e4m3 `out` [rows, padded], a multiple of 8, and a
+// scale for each row: gemm_fp8.cu.
+void quantize_rows(const Runtime& rt, const Matrix& x, std::byte* out, int64_t padded, float* scales);
 
 }  // namespace raedit::backend::cuda

@@ -55,6 +55,7 @@ void* workspace_of(const Runtime& rt) {
 }
 
 cudaDataType type_of(DType dtype) {
+  if (dtype == DType::float8_e4m3fn) return CUDA_R_8F_E4M3;
   return dtype == DType::bfloat16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
@@ -94,6 +95,15 @@ Problem problem_of(const GemmCall& call) {
     set(p, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, call.bias);
     set(p, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(type_of(call.out_dtype)));
+  }
+  if (a.scales != nullptr) {
+    constexpr int32_t kOfRows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    set(p, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, kOfRows);
+    set(p, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, kOfRows);
+    set(p, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, b.scales);
+    set(p, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, a.scales);
+    // Sums of a few thousand terms are far more exact than their operands either way.
+    set(p, CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{1});
   }
   // What is stored: b row-major [k,n] is column-major [n,k]; b transposed is row-major [n,k], column-major [k,n].
   describe(p.first, b.dtype, b.transposed ? call.k : call.n, b.transposed ? call.n : call.k, b.ld);
@@ -161,9 +171,11 @@ std::vector<Algo> proposals(const Runtime& rt, const GemmCall& call, Problem& p)
 
 // ---- timing
 
+using Work = std::function<bool()>;  // false: it refuses
+
 class Timer {
  public:
-  Timer() {
+  explicit Timer(const Runtime& rt) : stream_(rt.stream()) {
     check(cudaEventCreate(&begin_), "cudaEventCreate");
     check(cudaEventCreate(&end_), "cudaEventCreate");
   }
@@ -171,26 +183,26 @@ class Timer {
     (void)cudaEventDestroy(begin_);
     (void)cudaEventDestroy(end_);
   }
-  // Milliseconds of one run, nothing when the algorithm refuses.
-  std::optional<float> time(const Runtime& rt, Problem& p, const GemmCall& call, const Algo& algo, void* out) {
-    std::optional<float> first = once(rt, p, call, algo, out, 1);  // loads the code
+  // Milliseconds of one run, nothing when it refuses.
+  std::optional<float> time(const Work& work) {
+    const std::optional<float> first = once(work, 1);  // loads the code
     if (!first) return first;
-    return once(rt, p, call, algo, out, *first > 5.0f ? 1 : 4);
+    return once(work, *first > 5.0f ? 1 : 4);
   }
 
  private:
-  std::optional<float> once(const Runtime& rt, Problem& p, const GemmCall& call, const Algo& algo, void* out,
-                            int repeats) {
-    check(cudaEventRecord(begin_, rt.stream()), "cudaEventRecord");
+  std::optional<float> once(const Work& work, int repeats) {
+    check(cudaEventRecord(begin_, stream_), "cudaEventRecord");
     for (int i = 0; i < repeats; ++i)
-      if (run(rt, p, call, algo, out) != CUBLAS_STATUS_SUCCESS) return std::nullopt;
-    check(cudaEventRecord(end_, rt.stream()), "cudaEventRecord");
+      if (!work()) return std::nullopt;
+    check(cudaEventRecord(end_, stream_), "cudaEventRecord");
     check(cudaEventSynchronize(end_), "timing of products");
     float milliseconds = 0.0f;
     check(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
     return milliseconds / static_cast<float>(repeats);
   }
 
+  cudaStream_t stream_;
   cudaEvent_t begin_ = nullptr;
   cudaEvent_t end_ = nullptr;
 };
@@ -216,20 +228,71 @@ class Scratch {
   void* out_;
 };
 
-std::optional<Algo> fastest(const Runtime& rt, Problem& p, const GemmCall& call, const std::vector<Algo>& algos) {
-  Timer timer;
-  const Scratch scratch(rt, call);
-  std::optional<Algo> best;
-  float best_time = 0.0f;
-  for (const Algo& algo : algos) {
-    const auto time = timer.time(rt, p, call, algo, scratch.out());
-    // Proposals come best first: a later one has to be better by more than the noise.
-    if (!time || (best && *time > 0.98f * best_time)) continue;
-    best = algo;
-    best_time = *time;
+// Earlier ones win where the difference is noise: they are the likelier ones.
+class Best {
+ public:
+  bool improves(std::optional<float> time) {
+    if (!time || (best_ && *time > 0.98f * *best_)) return false;
+    best_ = time;
+    return true;
   }
-  return best;
+
+ private:
+  std::optional<float> best_;
+};
+
+std::optional<Algo> fastest(const Runtime& rt, Problem& p, const GemmCall& call, const std::vector<Algo>& algos) {
+  Timer timer(rt);
+  const Scratch scratch(rt, call);
+  Best best;
+  std::optional<Algo> winner;
+  for (const Algo& algo : algos)
+    if (best.improves(timer.time([&] { return run(rt, p, call, algo, scratch.out()) == CUBLAS_STATUS_SUCCESS; })))
+      winner = algo;
+  return winner;
 }
+
+// ---- our own kernels, where the build has them
+
+#ifdef RAEDIT_CUDA_SM90A
+
+Key key_of(const sm90a::Problem& p) {
+  constexpr int64_t kOwn = 1000;  // no number of a dtype: keys of calls have smaller ones here
+  return {p.m,   p.n,   p.k,
+          0,     0,     kOwn + static_cast<int64_t>(p.epilogue),
+          0,     p.ldx, p.ldw,
+          p.ldo, 0,     p.bias == nullptr ? 0 : 1,
+          16,    16,    alignment_of(p.out),
+          0};
+}
+
+// A configuration by its name, which outlives a change of the table (FNV-1a); 0 is the library.
+uint64_t number_of(const sm90a::Config& config) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const char* c = config.name; *c != '\0'; ++c) hash = (hash ^ static_cast<unsigned char>(*c)) * 0x100000001b3u;
+  return hash;
+}
+
+const sm90a::Config* config_of(uint64_t number) {
+  for (const sm90a::Config& config : sm90a::configs())
+    if (number_of(config) == number) return &config;
+  return nullptr;
+}
+
+const sm90a::Config* fastest(const Runtime& rt, const sm90a::Problem& problem, const std::function<void()>& library) {
+  Timer timer(rt);
+  Best best;
+  best.improves(timer.time([&] {
+    library();
+    return true;
+  }));
+  const sm90a::Config* winner = nullptr;
+  for (const sm90a::Config& config : sm90a::configs())
+    if (best.improves(timer.time([&] { return sm90a::run(rt.stream(), problem, config) == cudaSuccess; })))
+      winner = &config;
+  return winner;
+}
+#endif
 
 // ---- what was chosen before
 
@@ -248,16 +311,31 @@ class Choices {
     if (const auto saved = on_disk_.find(p.key); saved != on_disk_.end() && still_works(rt, p, saved->second))
       return chosen_[p.key] = saved->second;
     const std::vector<Algo> algos = proposals(rt, call, p);
-    const double operations =
-        2.0 * static_cast<double>(call.m) * static_cast<double>(call.n) * static_cast<double>(call.k);
     if (algos.empty()) return chosen_[p.key] = std::nullopt;
-    if (!tune_ || operations < kWorthTiming || algos.size() == 1 || capturing(rt))
+    if (!tune_ || operations(call) < kWorthTiming || algos.size() == 1 || capturing(rt))
       return chosen_[p.key] = algos.front();
     const std::optional<Algo> best = fastest(rt, p, call, algos);
     chosen_[p.key] = best;
     if (best) save(p.key, *best);
     return best;
   }
+
+#ifdef RAEDIT_CUDA_SM90A
+  // Null for the library.
+  const sm90a::Config* choose(const Runtime& rt, const sm90a::Problem& problem, const std::function<void()>& library) {
+    const std::lock_guard lock(own_mutex_);
+    const Key key = key_of(problem);
+    if (const auto known = own_.find(key); known != own_.end()) return known->second;
+    if (const auto saved = saved_own(key)) return own_[key] = *saved;
+    if (!tune_ || operations(problem) < kWorthTiming || capturing(rt)) return own_[key] = nullptr;
+    const sm90a::Config* winner = fastest(rt, problem, library);
+    Algo algo{};
+    if (winner != nullptr) algo.data[0] = number_of(*winner);
+    const std::lock_guard disk_lock(mutex_);
+    save(key, algo);
+    return own_[key] = winner;
+  }
+#endif
 
   void forget(const Key& key) {
     const std::lock_guard lock(mutex_);
@@ -266,6 +344,22 @@ class Choices {
 
  private:
   using Table = std::map<Key, Algo>;
+
+  template <class P>
+  static double operations(const P& p) {
+    return 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+  }
+
+#ifdef RAEDIT_CUDA_SM90A
+  std::optional<const sm90a::Config*> saved_own(const Key& key) {
+    const std::lock_guard lock(mutex_);
+    const auto saved = on_disk_.find(key);
+    if (saved == on_disk_.end()) return std::nullopt;
+    if (saved->second.data[0] == 0) return nullptr;
+    const sm90a::Config* config = config_of(saved->second.data[0]);
+    return config != nullptr ? std::optional(config) : std::nullopt;
+  }
+#endif
 
   static std::filesystem::path file_for(const Runtime& rt) {
     std::filesystem::path folder;
@@ -329,6 +423,8 @@ class Choices {
   std::mutex mutex_;
   std::map<Key, std::optional<Algo>> chosen_;
   Table on_disk_;
+  std::mutex own_mutex_;  // before mutex_
+  std::map<Key, const sm90a::Config*> own_;
 };
 
 // One for each kind of device in the process.
@@ -348,6 +444,37 @@ bool capturing(const Runtime& rt) {
   check(cudaStreamIsCapturing(rt.stream(), &status), "cudaStreamIsCapturing");
   return status != cudaStreamCaptureStatusNone;
 }
+
+#ifdef RAEDIT_CUDA_SM90A
+bool own_products() {
+  static const bool wanted = [] {
+    const char* own = std::getenv("RAEDIT_GEMM_OWN");
+    return own != nullptr && std::strcmp(own, "1") == 0;
+  }();
+  return wanted;
+}
+
+bool run_faster(const Runtime& rt, const sm90a::Problem& problem, const std::function<void()>& library) {
+  const sm90a::Config* config = nullptr;
+  if (sm90a::supported(problem)) config = choices_for(rt).choose(rt, problem, library);
+  if (config == nullptr) {
+    library();
+    return false;
+  }
+  check(sm90a::run(rt.stream(), problem, *config), "gemm_sm90a");
+  rt.launched("gemm_sm90a");
+  return true;
+}
+#else
+bool own_products() {
+  return false;
+}
+
+bool run_faster(const Runtime&, const sm90a::Problem&, const std::function<void()>& library) {
+  library();
+  return false;
+}
+#endif
 
 bool cublas_gemm(const Runtime& rt, const GemmCall& call) {
   (void)workspace_of(rt);

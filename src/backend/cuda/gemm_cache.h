@@ -4,23 +4,27 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
+#include "backend/cuda/gemm_sm90a.h"
 #include "backend/cuda/runtime.h"
 #include "raedit/dtype.h"
 
 namespace raedit::backend::cuda {
 
 // One operand, [rows,columns] as the product sees it: element (i,j) at data[i * ld + j], or at data[j * ld + i] when
+// transposed. float32, bfloat16, or float8 e4m3 with scales: of the rows of a, of the columns of b, which must be
 // transposed.
 struct GemmOperand {
   const void* data = nullptr;
   DType dtype = DType::float32;
   int64_t ld = 0;
   bool transposed = false;
+  const float* scales = nullptr;
 };
 
 // out[m,n] (+)= a[m,k] * b[k,n] + bias[n]; element (i,j) of `out` at out[i * ldo + j]. Both operands of one dtype, no
-// dimension 0. The bias has the dtype of `out`; accumulating excludes it.
+// dimension 0. The bias has the dtype of `out` (float8: bfloat16); accumulating excludes it.
 struct GemmCall {
   int64_t m = 0;
   int64_t n = 0;
@@ -36,6 +40,13 @@ struct GemmCall {
 
 // False when cuBLASLt has no algorithm for this call; nothing has happened then.
 bool cublas_gemm(const Runtime& rt, const GemmCall& call);
+
+// RAEDIT_GEMM_OWN=1: products by our own kernels, too, where they are faster than the library's.
+bool own_products();
+
+// Runs the problem by our own kernel and returns true if that is faster than `library`, which does the same; else, or
+// where that is not known and cannot be found out now, runs `library`.
+bool run_faster(const Runtime& rt, const sm90a::Problem& problem, const std::function<void()>& library);
 
 // Whether a graph is being captured: no timing, no allocation, no waiting then.
 bool capturing(const Runtime& rt);
