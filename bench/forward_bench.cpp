@@ -1,7 +1,10 @@
 // One forward of the published sizes with random weights. `raedit bench` measures the same and compares it with the
 // machine's ceiling; this is for profiles and for runs beside other benchmarks.
 //   build/release/bin/bench_forward --benchmark_filter=transformer
+// RAEDIT_BENCH_DEVICE=cuda measures that device.
 #include <benchmark/benchmark.h>
+
+#include <cstdlib>
 
 #include "models/workload.h"
 #include "raedit/generator.h"
@@ -15,31 +18,47 @@ void count(benchmark::State& state, double flops) {
       benchmark::Counter(flops * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }
 
+Context bench_context() {
+  const char* device = std::getenv("RAEDIT_BENCH_DEVICE");
+  return Context({.device = Device::from_name(device != nullptr ? device : "cpu")});
+}
+
+// A device may still be at work when a forward returns.
+template <class Forward>
+void measure(benchmark::State& state, const Context& ctx, const Forward& forward) {
+  forward();
+  ctx.synchronize();
+  for (auto _ : state) {
+    forward();
+    ctx.synchronize();
+  }
+}
+
 void transformer(benchmark::State& state, const char* size, DType dtype) {
-  Context ctx;
+  Context ctx = bench_context();
   const RAEDiT2DModelConfig config = models::transformer_config(size);
   const models::RaeDitTransformer model = models::random_transformer(config, dtype, ctx.kernels());
   const Tensor latents = Generator(1).randn({1, config.in_channels, config.sample_size, config.sample_size});
   const Tensor label = Tensor::from(std::vector<int64_t>{7}, {1});
-  for (auto _ : state) model.forward(ctx, latents, Tensor::full({1}, 0.5f), label, {}, {});
+  measure(state, ctx, [&] { return model.forward(ctx, latents, Tensor::full({1}, 0.5f), label, {}, {}); });
   count(state, models::transformer_flops(config, 1));
 }
 
 void decoder(benchmark::State& state, DType dtype) {
-  Context ctx;
+  Context ctx = bench_context();
   const AutoencoderRAEConfig config = models::autoencoder_xl_config();
   const models::RaeDecoder model = models::random_decoder(config, dtype, ctx.kernels());
   const Tensor tokens = Generator(1).randn({1, config.num_patches(), config.encoder_hidden_size}).to(dtype);
-  for (auto _ : state) model.forward(ctx, tokens);
+  measure(state, ctx, [&] { return model.forward(ctx, tokens); });
   count(state, models::decoder_flops(config, 1));
 }
 
 void encoder(benchmark::State& state, DType dtype) {
-  Context ctx;
+  Context ctx = bench_context();
   const AutoencoderRAEConfig config = models::autoencoder_xl_config();
   const models::Dinov2WithRegisters model = models::random_encoder(config, dtype, ctx.kernels());
   const Tensor pixels = Generator(1).randn({1, 3, config.encoder_input_size, config.encoder_input_size});
-  for (auto _ : state) model.forward(ctx, pixels, dtype);
+  measure(state, ctx, [&] { return model.forward(ctx, pixels, dtype); });
   count(state, models::encoder_flops(config, 1));
 }
 

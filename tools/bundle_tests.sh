@@ -55,6 +55,16 @@ else
   echo "note: $plugin is not built; the bundle is without it" >&2
 fi
 
+# The plugin takes only programs of its own build.
+build_of() { grep -aoE '[0-9]+\.[0-9]+\.[0-9]+-[0-9a-f]{12}' "$1" | head -n 1 || true; }
+for program in "${programs[@]}"; do
+  [ ! -e "$plugin" ] || [ "$(build_of "$build/bin/$program")" = "$(build_of "$plugin")" ] || {
+    echo "$program ($(build_of "$build/bin/$program")) and $plugin ($(build_of "$plugin")) are of different builds:" \
+      "build both first" >&2
+    exit 1
+  }
+done
+
 # name => file of everything that is loaded; lib-base is for machines whose own compiler libraries are missing.
 find "$staging/bin" "$staging/lib" -type f -exec ldd {} + | awk '$2 == "=>" && $3 ~ /^\// { print $1, $3 }' | sort -u |
   while read -r name file; do
