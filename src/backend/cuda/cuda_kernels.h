@@ -25,6 +25,9 @@ class CudaKernels final : public Kernels {
   void linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
               const Tensor& out) const override;
   void matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate, DType compute) const override;
+  void linear_rounded(const Tensor& x, const PackedMatrix& weight, const Tensor& bias,
+                      const Tensor& out) const override;
+  void matmul_into(const Tensor& a, const Tensor& b, const Gradient& out, DType compute) const override;
   void attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out) const override;
   void attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
                           const Tensor& dq, const Tensor& dk, const Tensor& dv) const override;
