@@ -40,39 +40,42 @@ __device__ __forceinline__ NormFactors fetch_factors(const NormCall& call, const
   if (call.weight != nullptr) factors.weight = fetch_floats<aligned>(call.weight, pack, width);
   if (call.bias != nullptr) factors.bias = fetch_floats<aligned>(call.bias, pack, width);
   if constexpr (form == NormForm::rope) {
-    if (call.cos != nullptr) {
-      factors.scale = fetch_floats<aligned>(call.cos + place.n * call.cos_stride, pack, width);
-      factors.shift = fetch_floats<aligned>(call.sin + place.n * call.sin_stride, pack, width);
-    }
+    factors.scale = fetch_floats<aligned>(call.cos + place.n * call.cos_stride, pack, width);
+    factors.shift = fetch_floats<aligned>(call.sin + place.n * call.sin_stride, pack, width);
   } else {
-    if (call.scale.data != nullptr) factors.scale = fetch_operand<aligned>(call.scale, place, pack, width);
-    if (call.shift.data != nullptr) factors.shift = fetch_operand<aligned>(call.shift, place, pack, width);
+    if (call.scale.data != nullptr) factors.scale = fetch_operand<aligned, true>(call.scale, place, pack, width);
+    if (call.shift.data != nullptr) factors.shift = fetch_operand<aligned, true>(call.shift, place, pack, width);
   }
   return factors;
 }
 
 // Every step is rounded on its own, as in norm and rope one after the other.
-template <class T, bool aligned>
+template <class T>
 __device__ __forceinline__ void rotate(const NormFactors& factors, float (&v)[kNormPack]) {
 #pragma unroll
   for (int e = 0; e < kNormPack; e += 2) {
-    const float a = to_float(from_float<T>(v[e])), b = to_float(from_float<T>(v[e + 1]));
+    float a = v[e], b = v[e + 1];
+    round_pair<T>(a, b);
     v[e] = __fadd_rn(__fmul_rn(a, float_at(factors.scale, e)), __fmul_rn(-b, float_at(factors.shift, e)));
     v[e + 1] = __fadd_rn(__fmul_rn(b, float_at(factors.scale, e + 1)), __fmul_rn(a, float_at(factors.shift, e + 1)));
   }
 }
 
 template <class T, NormForm form, bool aligned>
-__device__ __forceinline__ void finish(const NormCall& call, const NormFactors& factors, const NormMoments& moments,
+__device__ __forceinline__ void finish(const NormCall& call, const NormFactors& factors, float rstd,
                                        float (&v)[kNormPack]) {
 #pragma unroll
-  for (int e = 0; e < kNormPack; ++e) {
-    v[e] = normalized(v[e], moments);
-    if (call.weight != nullptr) v[e] = __fmul_rn(v[e], float_at(factors.weight, e));
-    if (call.bias != nullptr) v[e] = __fadd_rn(v[e], float_at(factors.bias, e));
+  for (int e = 0; e < kNormPack; ++e) v[e] = __fmul_rn(v[e], rstd);
+  if (call.weight != nullptr) {
+#pragma unroll
+    for (int e = 0; e < kNormPack; ++e) v[e] = __fmul_rn(v[e], float_at(factors.weight, e));
+  }
+  if (call.bias != nullptr) {
+#pragma unroll
+    for (int e = 0; e < kNormPack; ++e) v[e] = __fadd_rn(v[e], float_at(factors.bias, e));
   }
   if constexpr (form == NormForm::rope) {
-    if (call.cos != nullptr) rotate<T, aligned>(factors, v);
+    rotate<T>(factors, v);
   } else {
     float modulation[kNormPack];
     if (call.scale.data != nullptr) {
@@ -90,7 +93,8 @@ __device__ __forceinline__ void finish(const NormCall& call, const NormFactors& 
 
 // The pack of the row to be normalised. gated: sum = x + gate * y, written and rounded.
 template <class T, NormForm form, bool aligned>
-__device__ __forceinline__ void fill(const NormCall& call, const NormPlace& place, int pack, float (&v)[kNormPack]) {
+__device__ __forceinline__ void fill(const NormCall& call, const NormPlace& place, int pack, bool own,
+                                     float (&v)[kNormPack]) {
   constexpr bool half = sizeof(T) == 2;
   const int width = call.size.width, column = pack * kNormPack;
   const RawPack x = fetch_pack<aligned>(call.x.data, half, place.offset(call.x), column, width);
@@ -102,8 +106,11 @@ __device__ __forceinline__ void fill(const NormCall& call, const NormPlace& plac
     unpack<aligned>(y, call.y.half, ys);
     unpack<aligned>(gate, call.gate.half, gates);
 #pragma unroll
-    for (int e = 0; e < kNormPack; ++e) v[e] = to_float(from_float<T>(fmaf(gates[e], ys[e], v[e])));
-    store_pack<aligned>(reinterpret_cast<T*>(call.sum) + static_cast<int64_t>(place.row) * width, column, width, v);
+    for (int e = 0; e < kNormPack; ++e) v[e] = fmaf(gates[e], ys[e], v[e]);
+#pragma unroll
+    for (int e = 0; e < kNormPack; e += 2) round_pair<T>(v[e], v[e + 1]);
+    if (own)
+      store_pack<aligned>(reinterpret_cast<T*>(call.sum) + static_cast<int64_t>(place.row) * width, column, width, v);
   } else {
     unpack<aligned>(x, half, v);
   }
@@ -121,30 +128,32 @@ __device__ __forceinline__ void refill(const NormCall& call, const NormPlace& pl
 
 template <class T, class Layout, bool aligned, NormForm form>
 __global__ void norm_kernel(const NormCall call) {
-  __shared__ float shared[RowSum<Layout>::kShared];
+  alignas(16) __shared__ float shared[RowSum<Layout>::kShared];
   RowSum<Layout> row_sum(shared);
   const NormPlace place = norm_place<Layout>(call.size);
   constexpr bool early = Layout::items == 1;  // more would not fit the registers
   NormFactors factors;
-  if constexpr (early)
-    if (place.first < place.packs) factors = fetch_factors<form, aligned>(call, place, place.first);
+  if constexpr (early) factors = fetch_factors<form, aligned>(call, place, min(place.first, place.packs - 1));
 
   float v[kNormKept<Layout>][kNormPack];
   float own_sum = 0.0f;
-  each_pack<Layout>(place, [&](int pack, int i) {
-    fill<T, form, aligned>(call, place, pack, v[i]);
-    own_sum += tree_sum(v[i]);
+  each_pack<Layout>(place, [&](int pack, int i, bool own) {
+    fill<T, form, aligned>(call, place, pack, own, v[i]);
+    own_sum += own ? tree_sum(v[i]) : 0.0f;
   });
   const auto again = [&](int pack, float(&to)[kNormPack]) { refill<T, form>(call, place, pack, to); };
   const NormMoments moments =
-      norm_moments<Layout>(place, call.size.width, call.layer, call.eps, v, own_sum, row_sum, again);
+      norm_moments<Layout, aligned>(place, call.size.width, call.layer, call.eps, v, own_sum, row_sum, again);
 
   T* const out = reinterpret_cast<T*>(call.out) + static_cast<int64_t>(place.row) * call.size.width;
-  each_pack<Layout>(place, [&](int pack, int i) {
-    if constexpr (Layout::items == 0) again(pack, v[0]);
+  each_pack<Layout>(place, [&](int pack, int i, bool own) {
+    if constexpr (Layout::items == 0) {
+      again(pack, v[0]);
+      deviate<aligned>(v[0], pack, call.size.width, call.layer, moments.mean);
+    }
     if constexpr (!early) factors = fetch_factors<form, aligned>(call, place, pack);
-    finish<T, form, aligned>(call, factors, moments, v[i]);
-    store_pack<aligned>(out, pack * kNormPack, call.size.width, v[i]);
+    finish<T, form, aligned>(call, factors, moments.rstd, v[i]);
+    if (own) store_pack<aligned>(out, pack * kNormPack, call.size.width, v[i]);
   });
 }
 
@@ -193,14 +202,14 @@ void CudaKernels::norm(const NormArgs& args, const Tensor& out) const {
 void CudaKernels::norm_rope(const NormArgs& args, const Tensor& cos, const Tensor& sin, const Tensor& out) const {
   if (args.x.numel() == 0) return;
   NormCall call = norm_call(args, out);
-  if (cos.defined()) {
-    call.cos = pointer<float>(cos);
-    call.sin = pointer<float>(sin);
-    call.cos_stride = cos.stride(0);
-    call.sin_stride = sin.stride(0);
-  }
-  run<NormForm::rope>(rt_, "norm_rope", args.x.dtype(), call,
-                      args_aligned(args, out) && rows_aligned(cos) && rows_aligned(sin));
+  const DType dtype = args.x.dtype();
+  const bool aligned = args_aligned(args, out) && rows_aligned(cos) && rows_aligned(sin);
+  if (!cos.defined()) return run<NormForm::plain>(rt_, "norm_rope", dtype, call, aligned);
+  call.cos = pointer<float>(cos);
+  call.sin = pointer<float>(sin);
+  call.cos_stride = cos.stride(0);
+  call.sin_stride = sin.stride(0);
+  run<NormForm::rope>(rt_, "norm_rope", dtype, call, aligned);
 }
 
 void CudaKernels::add_gated_norm(const Tensor& x, const Tensor& y, const Tensor& gate, const NormArgs& args,

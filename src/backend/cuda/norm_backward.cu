@@ -55,7 +55,7 @@ __device__ __forceinline__ void inner_gradient(const NormBackward& call, const N
 
 template <class Layout, bool aligned>
 __global__ void norm_backward_rows_kernel(const NormBackward call) {
-  __shared__ float shared[RowSum<Layout>::kShared];
+  alignas(16) __shared__ float shared[RowSum<Layout>::kShared];
   RowSum<Layout> row_sum(shared);
   const NormPlace place = norm_place<Layout>(call.size);
   const int width = call.size.width;
@@ -65,41 +65,45 @@ __global__ void norm_backward_rows_kernel(const NormBackward call) {
 
   float v[kNormKept<Layout>][kNormPack], g[kNormKept<Layout>][kNormPack];
   float own_sum = 0.0f, g_sum = 0.0f;
-  each_pack<Layout>(place, [&](int pack, int i) {
+  each_pack<Layout>(place, [&](int pack, int i, bool own) {
     if (call.dx.data != nullptr) inner_gradient<aligned>(call, place, pack, g[i]);
     fetch_x(pack, v[i]);
-    own_sum += tree_sum(v[i]);
-    if (call.dx.data != nullptr) g_sum += tree_sum(g[i]);
+    own_sum += own ? tree_sum(v[i]) : 0.0f;
+    if (call.dx.data != nullptr) g_sum += own ? tree_sum(g[i]) : 0.0f;
   });
-  const NormMoments moments = norm_moments<Layout>(place, width, call.layer, call.eps, v, own_sum, row_sum, fetch_x);
-  if (place.first == 0 && place.packs > 0) call.moments[place.row] = moments;
+  const NormMoments moments =
+      norm_moments<Layout, aligned>(place, width, call.layer, call.eps, v, own_sum, row_sum, fetch_x);
+  if (place.first == 0 && place.exists) call.moments[place.row] = moments;
   if (call.dx.data == nullptr) return;
 
   float product = 0.0f;
-  each_pack<Layout>(place, [&](int pack, int i) {
+  each_pack<Layout>(place, [&](int pack, int i, bool own) {
     if constexpr (Layout::items == 0) {
       fetch_x(pack, v[0]);
+      deviate<aligned>(v[0], pack, width, call.layer, moments.mean);
       inner_gradient<aligned>(call, place, pack, g[0]);
     }
     float products[kNormPack];
 #pragma unroll
-    for (int e = 0; e < kNormPack; ++e) products[e] = g[i][e] * normalized(v[i][e], moments);  // g is 0 behind the end
-    product += tree_sum(products);
+    for (int e = 0; e < kNormPack; ++e) products[e] = g[i][e] * (v[i][e] * moments.rstd);
+    product += own ? tree_sum(products) : 0.0f;
   });
   const float count = static_cast<float>(width);
   const float product_mean = row_sum(product) / count;
   const float g_mean = call.layer ? row_sum(g_sum) / count : 0.0f;
-  each_pack<Layout>(place, [&](int pack, int i) {
+  each_pack<Layout>(place, [&](int pack, int i, bool own) {
     if constexpr (Layout::items == 0) {
       fetch_x(pack, v[0]);
+      deviate<aligned>(v[0], pack, width, call.layer, moments.mean);
       inner_gradient<aligned>(call, place, pack, g[0]);
     }
     float dx[kNormPack];
     unpack<aligned>(fetch_operand<aligned>(call.dx, place, pack, width), false, dx);
 #pragma unroll
     for (int e = 0; e < kNormPack; ++e)
-      dx[e] += moments.rstd * fmaf(-normalized(v[i][e], moments), product_mean, g[i][e] - g_mean);
-    store_pack<aligned>(reinterpret_cast<float*>(call.dx.data) + place.offset(call.dx), pack * kNormPack, width, dx);
+      dx[e] += moments.rstd * fmaf(-(v[i][e] * moments.rstd), product_mean, g[i][e] - g_mean);
+    if (own)
+      store_pack<aligned>(reinterpret_cast<float*>(call.dx.data) + place.offset(call.dx), pack * kNormPack, width, dx);
   });
 }
 
@@ -178,7 +182,7 @@ inline constexpr int kChunkBlocks = (usual ? 768 : 512) / kChunkThreads<Layout>;
 template <class Layout, bool aligned, bool by_token>
 __global__ void __launch_bounds__(kChunkThreads<Layout>, kChunkBlocks<Layout, aligned && !by_token>)
     norm_backward_kernel(const NormBackward call, const NormPartials partials) {
-  __shared__ float shared[RowSum<Layout>::kShared];
+  alignas(16) __shared__ float shared[RowSum<Layout>::kShared];
   RowSum<Layout> row_sum(shared);
   constexpr int kGroup = Layout::group;
   const int width = call.size.width, packs = (width + kNormPack - 1) / kNormPack;
@@ -189,6 +193,7 @@ __global__ void __launch_bounds__(kChunkThreads<Layout>, kChunkBlocks<Layout, al
   place.b = blockIdx.x / partials.chunks;
   place.n = begin;
   place.first = static_cast<int>(kGroup > 0 ? threadIdx.x % max(kGroup, 1) : threadIdx.x);
+  place.packs = packs;
   const bool holds = place.first < packs;
   const float count = static_cast<float>(width);
 
@@ -205,10 +210,10 @@ __global__ void __launch_bounds__(kChunkThreads<Layout>, kChunkBlocks<Layout, al
   float products[kNormPack]{}, sums[kNormPack]{};
   for (unsigned n = begin; n < end; n += step) {
     place.n = n + (kGroup > 0 ? threadIdx.x / max(kGroup, 1) : 0);
-    place.packs = holds && place.n < end ? packs : 0;
+    place.exists = holds && place.n < end;
     RawPack dx;
     float v[1][kNormPack]{}, d[kNormPack]{};
-    if (place.packs > 0) {
+    if (place.exists) {
       const RawPack x = fetch_operand<aligned>(call.x, place, place.first, width);
       const RawPack dout = fetch_operand<aligned>(call.dout, place, place.first, width);
       if (call.dx.data != nullptr) dx = fetch_operand<aligned>(call.dx, place, place.first, width);
@@ -221,13 +226,13 @@ __global__ void __launch_bounds__(kChunkThreads<Layout>, kChunkBlocks<Layout, al
         for (int e = 0; e < kNormPack; ++e) d[e] *= outer[e];
       }
     }
-    const NormMoments moments = norm_moments<Layout>(place, width, call.layer, call.eps, v, tree_sum(v[0]), row_sum,
-                                                     [](int, float(&)[kNormPack]) {});
-    if (place.first == 0 && place.packs > 0 && call.moments != nullptr)
+    const NormMoments moments = norm_moments<Layout, aligned>(place, width, call.layer, call.eps, v, tree_sum(v[0]),
+                                                              row_sum, [](int, float(&)[kNormPack]) {});
+    if (place.first == 0 && place.exists && call.moments != nullptr)
       call.moments[static_cast<int64_t>(place.b) * call.size.tokens + place.n] = moments;
 #pragma unroll
     for (int e = 0; e < kNormPack; ++e) {
-      v[0][e] = place.packs > 0 ? normalized(v[0][e], moments) : 0.0f;  // xhat
+      v[0][e] *= moments.rstd;  // xhat
       products[e] = fmaf(d[e], v[0][e], products[e]);
       sums[e] += d[e];
       d[e] *= factor[e];  // g
@@ -238,7 +243,7 @@ __global__ void __launch_bounds__(kChunkThreads<Layout>, kChunkBlocks<Layout, al
     for (int e = 0; e < kNormPack; ++e) to[e] = d[e] * v[0][e];
     const float product_mean = row_sum(tree_sum(to)) / count;
     const float g_mean = call.layer ? row_sum(tree_sum(d)) / count : 0.0f;
-    if (place.packs == 0) continue;
+    if (!place.exists) continue;
     unpack<aligned>(dx, false, to);
 #pragma unroll
     for (int e = 0; e < kNormPack; ++e) to[e] += moments.rstd * fmaf(-v[0][e], product_mean, d[e] - g_mean);
@@ -299,7 +304,7 @@ __device__ __forceinline__ NormContribution<columns> contribution(const NormBack
     fetch_columns<columns>(call.x, at(call.x), result.xhat);
     const NormMoments moments = call.moments[static_cast<int64_t>(b) * call.size.tokens + n];
 #pragma unroll
-    for (int e = 0; e < columns; ++e) result.xhat[e] = normalized(result.xhat[e], moments);
+    for (int e = 0; e < columns; ++e) result.xhat[e] = (result.xhat[e] - moments.mean) * moments.rstd;
   }
   if (wanted.scale && call.scale.data != nullptr) {
     fetch_columns<columns>(call.scale, at(call.scale), result.outer);
@@ -404,15 +409,18 @@ using ChunkKernel = void (*)(const NormBackward, const NormPartials);
 
 template <class F>
 void with_chunk_kernel(int width, bool aligned, bool by_token, const F& f) {
-  with_norm_layout(width, [&](auto layout) {
+  const auto with = [&](auto layout) {
     using Layout = decltype(layout);
-    if constexpr (Layout::items == 1) {
-      const ChunkKernel kernels[] = {
-          norm_backward_kernel<Layout, false, false>, norm_backward_kernel<Layout, false, true>,
-          norm_backward_kernel<Layout, true, false>, norm_backward_kernel<Layout, true, true>};
-      f(kernels[2 * aligned + by_token], layout);
-    }
-  });
+    const ChunkKernel kernels[] = {norm_backward_kernel<Layout, false, false>,
+                                   norm_backward_kernel<Layout, false, true>, norm_backward_kernel<Layout, true, false>,
+                                   norm_backward_kernel<Layout, true, true>};
+    f(kernels[2 * aligned + by_token], layout);
+  };
+  const int64_t packs = ceil_div(width, kNormPack);  // one a thread
+  if (packs <= 8) return with(NormLayout<8, 1>{});
+  if (packs <= 16) return with(NormLayout<16, 1>{});
+  if (packs <= 32) return with(NormLayout<32, 1>{});
+  with(NormLayout<0, 1>{});
 }
 
 // Chunks of `least` rows or more, a multiple of `step`, for at most `blocks` blocks unless there are more batch
