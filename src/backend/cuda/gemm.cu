@@ -429,6 +429,12 @@ void pack_fp8(const std::shared_ptr<const Runtime>& runtime, const DeviceMemory&
 
 }  // namespace
 
+void read_all(const Runtime& rt, const void* memory, size_t bytes) {
+  launch(rt, "read_words", read_words, dim3(static_cast<unsigned>(4 * rt.multiprocessors())), dim3(512), 0,
+         static_cast<const uint4*>(memory), static_cast<int64_t>(bytes / 16),
+         static_cast<uint32_t*>(const_cast<void*>(memory)));
+}
+
 StreamBytes::StreamBytes(std::shared_ptr<const Runtime> runtime, size_t bytes)
     : runtime_(std::move(runtime)), size_(std::max<size_t>(bytes, 256)) {
   keep_pool(runtime_->device());

@@ -173,38 +173,66 @@ std::vector<Algo> proposals(const Runtime& rt, const GemmCall& call, Problem& p)
 
 using Work = std::function<bool()>;  // false: it refuses
 
+// Short work is timed with cold caches, one run at a time: in a model, the weights of a product were last read a whole
+// pass ago. Reading a lot before each run also keeps the queue full, so that no launch is waited for.
 class Timer {
  public:
-  explicit Timer(const Runtime& rt) : stream_(rt.stream()) {
-    check(cudaEventCreate(&begin_), "cudaEventCreate");
-    check(cudaEventCreate(&end_), "cudaEventCreate");
+  explicit Timer(const Runtime& rt)
+      : rt_(rt), bytes_(2 * std::max<size_t>(static_cast<size_t>(rt.properties().l2CacheSize), size_t{1} << 20)) {
+    for (cudaEvent_t& event : events_) check(cudaEventCreate(&event), "cudaEventCreate");
+    check(cudaMallocAsync(&other_, bytes_, rt.stream()), "memory for timing products");
+    check(cudaMemsetAsync(other_, 0, bytes_, rt.stream()), "memory for timing products");
   }
   ~Timer() {
-    (void)cudaEventDestroy(begin_);
-    (void)cudaEventDestroy(end_);
+    for (const cudaEvent_t event : events_) (void)cudaEventDestroy(event);
+    (void)cudaFreeAsync(other_, rt_.stream());
   }
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
   // Milliseconds of one run, nothing when it refuses.
   std::optional<float> time(const Work& work) {
-    const std::optional<float> first = once(work, 1);  // loads the code
-    if (!first) return first;
-    return once(work, *first > 5.0f ? 1 : 4);
+    if (!work()) return std::nullopt;  // loads the code, which can take longer than the product
+    const std::optional<float> first = warm(work, 1);
+    if (!first || *first > 5.0f) return first;
+    return *first > 1.0f ? warm(work, 3) : cold(work);
   }
 
  private:
-  std::optional<float> once(const Work& work, int repeats) {
-    check(cudaEventRecord(begin_, stream_), "cudaEventRecord");
+  static constexpr size_t kRuns = 7;
+
+  std::optional<float> warm(const Work& work, int repeats) {
+    check(cudaEventRecord(events_[0], rt_.stream()), "cudaEventRecord");
     for (int i = 0; i < repeats; ++i)
       if (!work()) return std::nullopt;
-    check(cudaEventRecord(end_, stream_), "cudaEventRecord");
-    check(cudaEventSynchronize(end_), "timing of products");
-    float milliseconds = 0.0f;
-    check(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
-    return milliseconds / static_cast<float>(repeats);
+    check(cudaEventRecord(events_[1], rt_.stream()), "cudaEventRecord");
+    return elapsed(0) / static_cast<float>(repeats);
   }
 
-  cudaStream_t stream_;
-  cudaEvent_t begin_ = nullptr;
-  cudaEvent_t end_ = nullptr;
+  std::optional<float> cold(const Work& work) {
+    for (size_t i = 0; i < kRuns; ++i) {
+      read_all(rt_, other_, bytes_);
+      check(cudaEventRecord(events_[2 * i], rt_.stream()), "cudaEventRecord");
+      if (!work()) return std::nullopt;
+      check(cudaEventRecord(events_[2 * i + 1], rt_.stream()), "cudaEventRecord");
+    }
+    std::array<float, kRuns> times{};
+    for (size_t i = 0; i < kRuns; ++i) times[i] = elapsed(i);
+    std::nth_element(times.begin(), times.begin() + kRuns / 2, times.end());
+    return times[kRuns / 2];
+  }
+
+  float elapsed(size_t run) {
+    check(cudaEventSynchronize(events_[2 * run + 1]), "timing of products");
+    float milliseconds = 0.0f;
+    check(cudaEventElapsedTime(&milliseconds, events_[2 * run], events_[2 * run + 1]), "cudaEventElapsedTime");
+    return milliseconds;
+  }
+
+  const Runtime& rt_;
+  std::array<cudaEvent_t, 2 * kRuns> events_{};
+  void* other_ = nullptr;
+  size_t bytes_;
 };
 
 // Where products go while they are timed: they may not be added to `out` again and again.
@@ -290,6 +318,7 @@ const sm90a::Config* fastest(const Runtime& rt, const sm90a::Problem& problem, c
   for (const sm90a::Config& config : sm90a::configs())
     if (best.improves(timer.time([&] { return sm90a::run(rt.stream(), problem, config) == cudaSuccess; })))
       winner = &config;
+  (void)cudaGetLastError();  // of one that refused
   return winner;
 }
 #endif

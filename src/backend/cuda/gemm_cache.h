@@ -48,6 +48,9 @@ bool own_products();
 // where that is not known and cannot be found out now, runs `library`.
 bool run_faster(const Runtime& rt, const sm90a::Problem& problem, const std::function<void()>& library);
 
+// Reads `bytes`, a multiple of 16, of the device's memory, so that its caches hold nothing else: gemm.cu.
+void read_all(const Runtime& rt, const void* memory, size_t bytes);
+
 // Whether a graph is being captured: no timing, no allocation, no waiting then.
 bool capturing(const Runtime& rt);
 

@@ -179,4 +179,15 @@ __global__ void fill_random(T* target, int64_t count, uint32_t seed) {
   }
 }
 
+// The result is written only if it cannot be: memory holds zeros.
+__global__ void read_words(const uint4* memory, int64_t count, uint32_t* never) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  uint32_t all = 0;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    const uint4 word = memory[i];
+    all |= word.x | word.y | word.z | word.w;
+  }
+  if (all != 0) *never = all;
+}
+
 }  // namespace raedit::backend::cuda
