@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 
 #include "op_table.h"
+#include "ops/activation.h"
+#include "ops/attention.h"
 #include "ops/elementwise.h"
+#include "ops/gated.h"
 #include "ops/linear.h"
 #include "ops/moving.h"
 #include "raedit/error.h"
@@ -118,6 +121,117 @@ TEST_F(TapeTest, WithoutATapeNothingIsKept) {
   const Tensor y = ops::mul(ctx_, ops::mul(ctx_, x, x), x);
   EXPECT_FALSE(tape_.wants(y));
   EXPECT_EQ(ctx_.arena().bytes_in_use(), y.nbytes());
+}
+
+// ---- gradients in bfloat16
+
+class HalfTapeTest : public TapeTest {
+ protected:
+  HalfTapeTest() { tape_.use_half_gradients(); }
+  Tensor halves(const Tensor& x) { return ops::cast(ctx_, x, DType::bfloat16); }
+  Tensor floats(const Tensor& x) { return ops::cast(ctx_, x, DType::float32); }
+};
+
+TEST_F(HalfTapeTest, OneContributionIsRoundedAndSeveralAreAddedInFloat32) {
+  const Tensor x = numbers({2, 3});
+  tape_.watch(x);
+  // 2^-12 is gone after one rounding.
+  const Tensor one = on_device(ctx_, Tensor::full({1}, 1).to(DType::bfloat16));
+  tape_.backward(ctx_, floats(ops::add_gated(ctx_, halves(numbers({0, 0})), halves(x), one)),
+                 numbers({1 + 0x1p-12f, 1}));
+  EXPECT_EQ(grad(x), (Doubles{1, 1}));
+  // z = h + h: two contributions of bfloat16, whose sum needs more bits than bfloat16 has.
+  Tape sums;
+  sums.use_half_gradients();
+  ctx_.set_tape(&sums);
+  sums.watch(x);
+  const Tensor h = halves(x);
+  const Tensor scaled = ops::add_gated(ctx_, h, h, on_device(ctx_, Tensor::full({1}, 0x1p-10f).to(DType::bfloat16)));
+  sums.backward(ctx_, floats(scaled), numbers({1, 1}));
+  // 1 + 2^-10
+  EXPECT_EQ(sums.grad(ctx_, x).to_vector<double>(), (Doubles{1 + 0x1p-10, 1 + 0x1p-10}));
+}
+
+// Slices of one tensor, each written once, and one that nothing leads to: its gradient is zero.
+TEST_F(HalfTapeTest, SlicesOfOneTensorAreWrittenSideBySide) {
+  const Tensor x = numbers({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}).reshape({2, 6});
+  tape_.watch(x);
+  const Tensor h = halves(x);
+  const Tensor left = ops::contiguous(ctx_, h.slice(1, 0, 2)), right = ops::contiguous(ctx_, h.slice(1, 4, 6));
+  tape_.backward(ctx_, floats(ops::add(ctx_, left, right)), numbers({1, 2, 3, 4}).reshape({2, 2}));
+  EXPECT_EQ(grad(x), (Doubles{1, 2, 0, 0, 1, 2, 3, 4, 0, 0, 3, 4}));
+}
+
+TEST_F(HalfTapeTest, SlicesThatOverlapAddUp) {
+  const Tensor x = numbers({1, 2, 3, 4, 5, 6, 7, 8}).reshape({2, 4});
+  tape_.watch(x);
+  const Tensor h = halves(x);
+  const Tensor left = ops::contiguous(ctx_, h.slice(1, 0, 2)), right = ops::contiguous(ctx_, h.slice(1, 1, 3));
+  tape_.backward(ctx_, floats(ops::add(ctx_, left, right)), numbers({1, 2, 3, 4}).reshape({2, 2}));
+  EXPECT_EQ(grad(x), (Doubles{1, 3, 2, 0, 3, 7, 4, 0}));
+}
+
+TEST_F(HalfTapeTest, OneTensorInEveryPlaceOfAnOp) {
+  const Tensor x = random({1, 3, 1, 4}, 7);
+  const auto gradient = [&](bool half, bool apart) {
+    Tape tape;
+    if (half) tape.use_half_gradients();
+    ctx_.set_tape(&tape);
+    tape.watch(x);
+    const Tensor h = half ? halves(x) : floats(halves(x));
+    const auto one = [&] { return apart ? ops::scale(ctx_, h, 1.0f) : h; };
+    const Tensor out = floats(ops::attention(ctx_, one(), one(), one()));
+    tape.backward(ctx_, out, on_device(ctx_, random_normal(out.shape(), DType::float32, 8)));
+    return tape.grad(ctx_, x).to_vector<double>();
+  };
+  const Doubles together = gradient(true, false), apart = gradient(true, true), exact = gradient(false, false);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    EXPECT_NEAR(together[i], exact[i], 0.03) << i;
+    EXPECT_NEAR(apart[i], exact[i], 0.03) << i;
+  }
+}
+
+// ---- gradients in memory of the caller
+
+TEST_F(TapeTest, AGivenGradientIsWrittenOrAddedTo) {
+  const Tensor x = numbers({2, 3}), g = numbers({100, 200});
+  for (const bool fresh : {true, false}) {
+    Tape tape;
+    ctx_.set_tape(&tape);
+    tape.watch(x, g, fresh);
+    tape.backward(ctx_, ops::scale(ctx_, x, 4), numbers({1, 10}));
+    EXPECT_EQ(g.to_vector<double>(), fresh ? (Doubles{4, 40}) : (Doubles{8, 80}));
+  }
+}
+
+TEST_F(TapeTest, AGivenGradientThatNothingReachesIsZero) {
+  const Tensor x = numbers({2, 3}), lost = numbers({5, 7}), part = numbers({1, 2, 3, 4});
+  const Tensor g = numbers({100, 200}), of_lost = numbers({300, 400}), of_part = numbers({5, 6, 7, 8});
+  tape_.watch(x, g, true);
+  tape_.watch(lost, of_lost, true);
+  tape_.watch(part, of_part, true);
+  const Tensor used = ops::contiguous(ctx_, part.reshape({2, 2}).slice(1, 0, 1)).reshape({2});
+  tape_.backward(ctx_, ops::add(ctx_, x, used), numbers({1, 10}));
+  EXPECT_EQ(g.to_vector<double>(), (Doubles{1, 10}));
+  EXPECT_EQ(of_lost.to_vector<double>(), (Doubles{0, 0}));
+  EXPECT_EQ(of_part.to_vector<double>(), (Doubles{1, 0, 10, 0}));
+}
+
+// Products read the rounded copy, forward and back.
+TEST_F(HalfTapeTest, ARoundedCopyStandsInForAWeight) {
+  const Tensor x = numbers({1, 2}).reshape({1, 2}), w = numbers({1, 1}).reshape({1, 2}), b = numbers({0});
+  const Tensor gw = numbers({0, 0}).reshape({1, 2}), gb = numbers({0});
+  const Tensor copy = on_device(ctx_, Tensor::from(std::vector<float>{4, 8}, {1, 2}).to(DType::bfloat16));
+  const Tensor copied_bias = on_device(ctx_, Tensor::full({1}, 32).to(DType::bfloat16));
+  tape_.watch(x);
+  tape_.watch(w, gw, true, copy);
+  tape_.watch(b, gb, true, copied_bias);
+  const Tensor y = floats(ops::linear(ctx_, halves(x), {w}, b));
+  EXPECT_EQ(y.to_vector<double>(), (Doubles{4 + 16 + 32}));
+  tape_.backward(ctx_, y, numbers({2}).reshape({1, 1}));
+  EXPECT_EQ(grad(x), (Doubles{8, 16}));
+  EXPECT_EQ(gw.to_vector<double>(), (Doubles{2, 4}));
+  EXPECT_EQ(gb.to_vector<double>(), (Doubles{2}));
 }
 
 TEST_F(TapeTest, MisuseIsAnError) {

@@ -24,12 +24,13 @@ using namespace train;
 constexpr int64_t kSteps = 20;
 const std::string kFolder = std::string(RAEDIT_TEST_DATA) + "/training";
 
-std::unique_ptr<models::RaeDitTransformer> initial_model(const Context& ctx) {
+std::unique_ptr<models::RaeDitTransformer> initial_model(const Context& ctx, DType dtype = DType::float32) {
   Json config = models::read_config(kFolder + "/initial", "RAEDiT2DModel");
   auto model = std::make_unique<models::RaeDitTransformer>(models::parse_rae_dit_config(config, kFolder));
   model->config_json = std::move(config);
-  models::load_parameters(models::named_parameters(*model), SafetensorsSet::open(kFolder + "/initial"), DType::float32,
+  models::load_parameters(models::named_parameters(*model), SafetensorsSet::open(kFolder + "/initial"), dtype,
                           ctx.kernels());
+  model->dtype = dtype;
   model->complete();
   return model;
 }
@@ -90,13 +91,57 @@ TEST(TrainingTrace, SoTheyAreInMicroBatches) {
   expect_pytorchs(4);
 }
 
-TEST(TrainingTrace, DoesNotDependOnTheNumberOfThreads) {
+// Bounds: four times what was found. What flows through the model has 8 bits then. Parameters, gradients and moments
+// have 24: rounded to 8, a parameter would not move at all by a step of 2e-3 * 2^-9 of itself.
+TEST(TrainingTrace, InBfloat16ItStaysCloseToFloat32) {
+  Context ctx = test::test_context();
+  const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
+  const auto model = initial_model(ctx, DType::bfloat16);
+  Stage2Step training(ctx.kernels(), *model, options());
+  for (size_t i = 0; i < training.names().size(); ++i) EXPECT_EQ(training.parameters()[i].dtype(), DType::float32);
+  const LrSchedule schedule{LrScheduleType::cosine, 2e-3, 3, kSteps};
+  const auto losses = trace.tensor("losses").to_vector<double>(),
+             norms = trace.tensor("grad_norms").to_vector<double>();
+  double loss_apart = 0, norm_apart = 0;
+  for (int64_t step = 0; step < kSteps; ++step) {
+    training.accumulate(ctx, batch_of(trace, step, 0, 4));
+    const Stage2StepResult result = training.step(ctx, schedule.lr(step));
+    const auto at = static_cast<size_t>(step);
+    loss_apart = std::max(loss_apart, std::abs(result.loss / losses[at] - 1));
+    norm_apart = std::max(norm_apart, std::abs(result.grad_norm / norms[at] - 1));
+  }
+  RecordProperty("loss_apart", std::to_string(loss_apart));
+  RecordProperty("norm_apart", std::to_string(norm_apart));
+  EXPECT_LT(loss_apart, 2e-3);
+  EXPECT_LT(norm_apart, 1e-2);
+  EXPECT_GT(loss_apart, 1e-6) << "this was float32";
+  // How far parameters went, compared with how far they are from PyTorch's.
+  const auto start = SafetensorsSet::open(kFolder + "/initial");
+  double went = 0, apart = 0;
+  for (size_t i = 0; i < training.names().size(); ++i) {
+    const std::string& name = training.names()[i];
+    const auto found = training.parameters()[i].to_vector<double>(), from = start.tensor(name).to_vector<double>(),
+               to = trace.tensor("final." + name).to_vector<double>();
+    for (size_t k = 0; k < found.size(); ++k) {
+      went += (to[k] - from[k]) * (to[k] - from[k]);
+      apart += (to[k] - found[k]) * (to[k] - found[k]);
+    }
+  }
+  RecordProperty("parameters_apart", std::to_string(std::sqrt(apart / went)));
+  EXPECT_LT(std::sqrt(apart / went), 0.06);
+}
+
+class TrainingTraceOf : public ::testing::TestWithParam<DType> {};
+INSTANTIATE_TEST_SUITE_P(All, TrainingTraceOf, ::testing::Values(DType::float32, DType::bfloat16),
+                         [](const auto& info) { return std::string(name_of(info.param)); });
+
+TEST_P(TrainingTraceOf, DoesNotDependOnTheNumberOfThreads) {
   RAEDIT_CPU_ONLY("no other device has a number of threads");
   const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
   std::vector<std::vector<float>> results;
   for (const int threads : {1, 2, 3}) {
     Context ctx = test::test_context(threads);
-    const auto model = initial_model(ctx);
+    const auto model = initial_model(ctx, GetParam());
     Stage2Step training(ctx.kernels(), *model, options());
     for (int64_t step = 0; step < 3; ++step) {
       training.accumulate(ctx, batch_of(trace, step, 0, 4));
@@ -147,18 +192,18 @@ void train(Context& ctx, Stage2Step& training, const SafetensorsFile& trace, int
   }
 }
 
-TEST(TrainingCheckpoint, StepsBeforeAndAfterAResumeAreStepsWithoutOne) {
+TEST_P(TrainingTraceOf, StepsBeforeAndAfterAResumeAreStepsWithoutOne) {
   Context ctx = test::test_context();
   const test::ScratchFolder scratch;
   const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
-  const auto model = initial_model(ctx);
+  const auto model = initial_model(ctx, GetParam());
   Stage2Step training(ctx.kernels(), *model, options());
   train(ctx, training, trace, 0, 4);
   training.save(scratch / "checkpoint-4");
   EXPECT_EQ(scratch.names(), std::vector<std::string>{"checkpoint-4"});
   train(ctx, training, trace, 4, 9);
 
-  const auto other = initial_model(ctx);
+  const auto other = initial_model(ctx, GetParam());
   Stage2Step resumed(ctx.kernels(), *other, options());
   resumed.restore(scratch / "checkpoint-4");
   EXPECT_EQ(resumed.steps(), 4);

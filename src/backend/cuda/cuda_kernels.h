@@ -73,6 +73,7 @@ class CudaKernels final : public Kernels {
                      const Tensor& target) const override;
   void velocity_loss(const Tensor& prediction, const Tensor& target, const Tensor& weights, int64_t parts,
                      const Tensor& gradient, const Tensor& loss) const override;
+  Tensor scratch(const Shape& shape) const override;
   std::shared_ptr<const TrainedSet> trained_set(std::vector<Trained> tensors) const override;
   void gradient_norm(const TrainedSet& set, const Tensor& state) const override;
   void update(const TrainedSet& set, const Tensor& state, double max_norm, const Tensor& numbers,

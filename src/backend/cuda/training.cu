@@ -2,7 +2,6 @@
 // parameters. Every product, sum, quotient and root is rounded on its own, as on the CPU. Source of the formulas:
 // backend/kernels.h.
 #include <algorithm>
-#include <mutex>
 
 #include "backend/cuda/cuda_kernels.h"
 #include "backend/cuda/gemm.h"
@@ -251,6 +250,17 @@ void CudaKernels::velocity_loss(const Tensor& prediction, const Tensor& target, 
   });
   launch(rt_, "add_loss", add_loss_kernel, dim3(1), dim3(kThreads), 0, sums, all, static_cast<double>(count),
          static_cast<double>(parts), loss.data<double>());
+}
+
+Tensor CudaKernels::scratch(const Shape& shape) const {
+  const size_t bytes = static_cast<size_t>(shape.numel()) * sizeof(float);
+  auto block = std::make_shared<StreamBytes>(runtime_, bytes);
+  std::byte* data = block->data();
+  const auto storage = std::make_shared<Storage>(
+      data, bytes, [block](std::byte*, size_t) {}, false, memory_);
+  const Tensor zeros(storage, 0, shape, DType::float32);
+  fill_zero(zeros);
+  return zeros;
 }
 
 std::shared_ptr<const TrainedSet> CudaKernels::trained_set(std::vector<Trained> tensors) const {
