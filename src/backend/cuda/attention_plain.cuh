@@ -33,41 +33,65 @@ struct ProductShape {
 
 constexpr int kProductTile = 64, kProductDepth = 16, kProductThreads = 256;
 
-// to[depth][row] = matrix(first_row + row, first_depth + depth), zeros outside. Neighbouring threads read neighbours.
+// What a thread brings of each tile of one side: neighbouring threads read neighbours, whichever way they lie.
 template <class T>
-__device__ void load_depths(float (&to)[kProductDepth][kProductTile + 4], const T* matrix, int64_t row_stride,
-                            int64_t depth_stride, int64_t first_row, int64_t rows, int64_t first_depth,
-                            int64_t depths) {
-#pragma unroll
-  for (int i = 0; i < kProductTile * kProductDepth / kProductThreads; ++i) {
-    const int at = threadIdx.x + i * kProductThreads;
-    const bool along_depth = depth_stride == 1;
-    const int row = along_depth ? at / kProductDepth : at % kProductTile;
-    const int depth = along_depth ? at % kProductDepth : at / kProductTile;
-    const bool inside = first_row + row < rows && first_depth + depth < depths;
-    to[depth][row] =
-        inside ? to_float(matrix[(first_row + row) * row_stride + (first_depth + depth) * depth_stride]) : 0.0f;
-  }
-}
+struct ProductLoader {
+  static constexpr int kEach = kProductTile * kProductDepth / kProductThreads;
+  const T* at;
+  int64_t step, tile;  // to the thread's next element, to the next tile
+  int row, depth, row_step, depth_step;
+  int64_t rows;  // that there are, from the first one of the tile on
+  float values[kEach];
 
-// c (+)= alpha * a * b per head; each sum in the order of k.
+  __device__ ProductLoader(const T* matrix, int64_t row_stride, int64_t depth_stride, int64_t first_row,
+                           int64_t row_count) {
+    const int thread = static_cast<int>(threadIdx.x);
+    const bool along_depth = depth_stride == 1;
+    row = along_depth ? thread / kProductDepth : thread % kProductTile;
+    depth = along_depth ? thread % kProductDepth : thread / kProductTile;
+    row_step = along_depth ? kProductThreads / kProductDepth : 0;
+    depth_step = along_depth ? 0 : kProductThreads / kProductTile;
+    at = matrix + (first_row + row) * row_stride + depth * depth_stride;
+    step = row_step * row_stride + depth_step * depth_stride;
+    tile = kProductDepth * depth_stride;
+    rows = row_count - first_row;
+  }
+  // The next tile, of which `depths` are left; zeros outside.
+  __device__ void fetch(int64_t depths) {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
+      values[i] = row + i * row_step < rows && depth + i * depth_step < depths ? to_float(at[i * step]) : 0.0f;
+    at += tile;
+  }
+  __device__ void put(float (&to)[kProductDepth][kProductTile + 4]) const {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) to[depth + i * depth_step][row + i * row_step] = values[i];
+  }
+};
+
+// c (+)= alpha * a * b per head; each sum in the order of k. Columns of c are neighbours.
 template <class TA, class TB, class TC>
-__global__ void __launch_bounds__(kProductThreads)
+__global__ void __launch_bounds__(kProductThreads, 2)
     product_kernel(MatrixOf<const TA> a, MatrixOf<const TB> b, MatrixOf<TC> c, ProductShape shape) {
   __shared__ __align__(16) float left[kProductDepth][kProductTile + 4], right[kProductDepth][kProductTile + 4];
   const int64_t columns = (shape.n + kProductTile - 1) / kProductTile;
   const int64_t first_row = blockIdx.x / columns * kProductTile, first_column = blockIdx.x % columns * kProductTile;
-  const TA* const from_a = a.of(blockIdx.y, shape.first_head, shape.heads);
-  const TB* const from_b = b.of(blockIdx.y, shape.first_head, shape.heads);
-  TC* const to = c.of(blockIdx.y, shape.first_head, shape.heads);
+  ProductLoader<TA> from_a(a.of(blockIdx.y, shape.first_head, shape.heads), a.row, a.column, first_row, shape.m);
+  ProductLoader<TB> from_b(b.of(blockIdx.y, shape.first_head, shape.heads), b.column, b.row, first_column, shape.n);
   const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
   float sums[4][4];
   clear(sums);
+  from_a.fetch(shape.k);
+  from_b.fetch(shape.k);
   for (int64_t depth = 0; depth < shape.k; depth += kProductDepth) {
-    load_depths(left, from_a, a.row, a.column, first_row, shape.m, depth, shape.k);
-    load_depths(right, from_b, b.column, b.row, first_column, shape.n, depth, shape.k);
+    from_a.put(left);
+    from_b.put(right);
     __syncthreads();
-#pragma unroll 4
+    if (depth + kProductDepth < shape.k) {
+      from_a.fetch(shape.k - depth - kProductDepth);
+      from_b.fetch(shape.k - depth - kProductDepth);
+    }
+#pragma unroll
     for (int d = 0; d < kProductDepth; ++d) {
       const auto x = *reinterpret_cast<const float4*>(&left[d][row]);
       const auto y = *reinterpret_cast<const float4*>(&right[d][column]);
@@ -79,14 +103,15 @@ __global__ void __launch_bounds__(kProductThreads)
     }
     __syncthreads();
   }
+  TC* to = c.of(blockIdx.y, shape.first_head, shape.heads) + (first_row + row) * c.row + first_column + column;
+  const auto rows_left = shape.m - first_row - row, columns_left = shape.n - first_column - column;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 4; ++i, to += c.row) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      if (first_row + row + i >= shape.m || first_column + column + j >= shape.n) continue;
-      TC* const at = to + (first_row + row + i) * c.row + (first_column + column + j) * c.column;
+      if (i >= rows_left || j >= columns_left) continue;
       const float value = shape.alpha * sums[i][j];
-      *at = from_float<TC>(shape.accumulate ? to_float(*at) + value : value);
+      to[j] = from_float<TC>(shape.accumulate ? to_float(to[j]) + value : value);
     }
   }
 }
