@@ -178,82 +178,104 @@ inline constexpr int kChunkThreads = Layout::group > 0 ? kNormGroupThreads : 256
 template <class Layout, bool usual>
 inline constexpr int kChunkBlocks = (usual ? 768 : 512) / kChunkThreads<Layout>;
 
+// What a thread holds of a row: zeros where it holds nothing.
+struct ChunkRow {
+  float v[1][kNormPack];  // x, then x - mean, then xhat
+  float d[kNormPack];     // dout, times 1 + scale if that is the row's own, then g
+  RawPack dx;
+};
+
+template <bool aligned, bool by_token>
+__device__ __forceinline__ ChunkRow load_row(const NormBackward& call, const NormPlace& place) {
+  ChunkRow row{};
+  if (!place.exists) return row;
+  const int width = call.size.width;
+  const RawPack x = fetch_operand<aligned>(call.x, place, place.first, width);
+  const RawPack dout = fetch_operand<aligned>(call.dout, place, place.first, width);
+  if (call.dx.data != nullptr) row.dx = fetch_operand<aligned>(call.dx, place, place.first, width);
+  float outer[kNormPack];
+  if constexpr (by_token) load_outer<aligned>(call, place, outer);
+  unpack<aligned>(x, call.x.half, row.v[0]);
+  unpack<aligned>(dout, false, row.d);
+  if constexpr (by_token) {
+#pragma unroll
+    for (int e = 0; e < kNormPack; ++e) row.d[e] *= outer[e];
+  }
+  return row;
+}
+
+// dx of a row with its xhat and g. All threads of the row call.
+template <class Layout, bool aligned>
+__device__ __forceinline__ void add_dx(const NormBackward& call, const NormPlace& place, const ChunkRow& row,
+                                       float rstd, RowSum<Layout>& row_sum) {
+  const float count = static_cast<float>(call.size.width);
+  float to[kNormPack];
+#pragma unroll
+  for (int e = 0; e < kNormPack; ++e) to[e] = row.d[e] * row.v[0][e];
+  const float product_mean = row_sum(tree_sum(to)) / count;
+  const float g_mean = call.layer ? row_sum(tree_sum(row.d)) / count : 0.0f;
+  if (!place.exists) return;
+  unpack<aligned>(row.dx, false, to);
+#pragma unroll
+  for (int e = 0; e < kNormPack; ++e) to[e] += rstd * fmaf(-row.v[0][e], product_mean, row.d[e] - g_mean);
+  store_pack<aligned>(reinterpret_cast<float*>(call.dx.data) + place.offset(call.dx), place.first * kNormPack,
+                      call.size.width, to);
+}
+
+// What g is of d (1 for threads that hold nothing): the weight, and 1 + scale where that is the same for the whole
+// chunk.
+template <bool aligned, bool by_token>
+__device__ __forceinline__ void load_factor(const NormBackward& call, const NormPlace& place, bool holds,
+                                            float (&factor)[kNormPack]) {
+#pragma unroll
+  for (int e = 0; e < kNormPack; ++e) factor[e] = 1.0f;
+  if (!holds) return;
+  if constexpr (!by_token) load_outer<aligned>(call, place, factor);
+  if (call.weight == nullptr) return;
+  const RawPack weight = fetch_floats<aligned>(call.weight, place.first, call.size.width);
+#pragma unroll
+  for (int e = 0; e < kNormPack; ++e) factor[e] *= float_at(weight, e);
+}
+
 // by_token: scale differs from row to row, and neither dscale nor dshift is wanted here.
 template <class Layout, bool aligned, bool by_token>
 __global__ void __launch_bounds__(kChunkThreads<Layout>, kChunkBlocks<Layout, aligned && !by_token>)
     norm_backward_kernel(const NormBackward call, const NormPartials partials) {
   alignas(16) __shared__ float shared[RowSum<Layout>::kShared];
   RowSum<Layout> row_sum(shared);
-  constexpr int kGroup = Layout::group;
-  const int width = call.size.width, packs = (width + kNormPack - 1) / kNormPack;
+  constexpr unsigned kGroup = Layout::group > 0 ? Layout::group : 1024;  // threads of a row, or more than there are
   const unsigned begin = blockIdx.x % partials.chunks * partials.rows;
   const unsigned end = min(begin + partials.rows, call.size.tokens);
-  const unsigned step = kGroup > 0 ? blockDim.x / max(kGroup, 1) : 1;
+  const unsigned step = Layout::group > 0 ? kNormGroupThreads / kGroup : 1;
   NormPlace place{};
   place.b = blockIdx.x / partials.chunks;
   place.n = begin;
-  place.first = static_cast<int>(kGroup > 0 ? threadIdx.x % max(kGroup, 1) : threadIdx.x);
-  place.packs = packs;
-  const bool holds = place.first < packs;
-  const float count = static_cast<float>(width);
+  place.first = static_cast<int>(threadIdx.x % kGroup);
+  place.packs = (call.size.width + kNormPack - 1) / kNormPack;
+  const bool holds = place.first < place.packs;
 
-  float factor[kNormPack];  // of dout, in g
-#pragma unroll
-  for (int e = 0; e < kNormPack; ++e) factor[e] = 1.0f;
-  if (holds && !by_token) load_outer<aligned>(call, place, factor);
-  if (holds && call.weight != nullptr) {
-    const RawPack weight = fetch_floats<aligned>(call.weight, place.first, width);
-#pragma unroll
-    for (int e = 0; e < kNormPack; ++e) factor[e] *= float_at(weight, e);
-  }
-
-  float products[kNormPack]{}, sums[kNormPack]{};
+  float factor[kNormPack], products[kNormPack]{}, sums[kNormPack]{};
+  load_factor<aligned, by_token>(call, place, holds, factor);
   for (unsigned n = begin; n < end; n += step) {
-    place.n = n + (kGroup > 0 ? threadIdx.x / max(kGroup, 1) : 0);
+    place.n = n + threadIdx.x / kGroup;
     place.exists = holds && place.n < end;
-    RawPack dx;
-    float v[1][kNormPack]{}, d[kNormPack]{};
-    if (place.exists) {
-      const RawPack x = fetch_operand<aligned>(call.x, place, place.first, width);
-      const RawPack dout = fetch_operand<aligned>(call.dout, place, place.first, width);
-      if (call.dx.data != nullptr) dx = fetch_operand<aligned>(call.dx, place, place.first, width);
-      float outer[kNormPack];
-      if constexpr (by_token) load_outer<aligned>(call, place, outer);
-      unpack<aligned>(x, call.x.half, v[0]);
-      unpack<aligned>(dout, false, d);
-      if constexpr (by_token) {
-#pragma unroll
-        for (int e = 0; e < kNormPack; ++e) d[e] *= outer[e];
-      }
-    }
-    const NormMoments moments = norm_moments<Layout, aligned>(place, width, call.layer, call.eps, v, tree_sum(v[0]),
-                                                              row_sum, [](int, float(&)[kNormPack]) {});
-    if (place.first == 0 && place.exists && call.moments != nullptr)
+    ChunkRow row = load_row<aligned, by_token>(call, place);
+    const NormMoments moments =
+        norm_moments<Layout, aligned>(place, call.size.width, call.layer, call.eps, row.v, tree_sum(row.v[0]), row_sum,
+                                      [](int, float(&)[kNormPack]) {});
+    if (place.first == 0 && place.exists)
       call.moments[static_cast<int64_t>(place.b) * call.size.tokens + place.n] = moments;
 #pragma unroll
     for (int e = 0; e < kNormPack; ++e) {
-      v[0][e] *= moments.rstd;  // xhat
-      products[e] = fmaf(d[e], v[0][e], products[e]);
-      sums[e] += d[e];
-      d[e] *= factor[e];  // g
+      row.v[0][e] *= moments.rstd;
+      products[e] = fmaf(row.d[e], row.v[0][e], products[e]);
+      sums[e] += row.d[e];
+      row.d[e] *= factor[e];
     }
-    if (call.dx.data == nullptr) continue;
-    float to[kNormPack];
-#pragma unroll
-    for (int e = 0; e < kNormPack; ++e) to[e] = d[e] * v[0][e];
-    const float product_mean = row_sum(tree_sum(to)) / count;
-    const float g_mean = call.layer ? row_sum(tree_sum(d)) / count : 0.0f;
-    if (!place.exists) continue;
-    unpack<aligned>(dx, false, to);
-#pragma unroll
-    for (int e = 0; e < kNormPack; ++e) to[e] += moments.rstd * fmaf(-v[0][e], product_mean, d[e] - g_mean);
-    store_pack<aligned>(reinterpret_cast<float*>(call.dx.data) + place.offset(call.dx), place.first * kNormPack, width,
-                        to);
+    if (call.dx.data != nullptr) add_dx<Layout, aligned>(call, place, row, moments.rstd, row_sum);
   }
-  if (partials.weight == nullptr && partials.bias == nullptr && partials.scale == nullptr && partials.shift == nullptr)
-    return;
   sum_groups<Layout>(products, sums);
-  if (!holds || (kGroup > 0 && threadIdx.x >= kGroup)) return;
+  if (!holds || threadIdx.x >= kGroup) return;
   float outer[kNormPack];
 #pragma unroll
   for (int e = 0; e < kNormPack; ++e) outer[e] = 1.0f;
