@@ -9,11 +9,13 @@
 #include <algorithm>
 #include <mutex>
 #include <set>
+#include <vector>
 
 #include "backend/cuda/cuda_kernels.h"
 #include "backend/cuda/dispatch.h"
 #include "backend/cuda/gemm_cache.h"
 #include "backend/cuda/gemm_kernels.cuh"
+#include "backend/cuda/gemm_skinny.h"
 
 namespace raedit::backend::cuda {
 namespace {
@@ -243,9 +245,26 @@ struct LinearCall {
   bool same_type() const { return out.dtype() == DType::float32 || w.dtype == DType::bfloat16; }
 };
 
+// What gemm_sm90a makes of it: bias and rounding included.
+sm90a::Problem own_problem(const GemmOperand& x, const CudaPackedMatrix& w, const float* bias, const Matrix& out) {
+  sm90a::Problem problem;
+  problem.m = out.rows;
+  problem.n = w.n;
+  problem.k = w.padded_k;
+  problem.x = x.data;
+  problem.ldx = x.ld;
+  problem.w = w.data;
+  problem.ldw = w.ld;
+  problem.w_rows = w.rows;
+  problem.bias = bias;
+  problem.out = const_cast<std::byte*>(out.data);
+  problem.ldo = out.row_stride;
+  return problem;
+}
+
 // Directly into the result where that has even rows and nothing is left to add; by way of padded scratch where rows are
-// odd; else the product in float32, and its only rounding after the bias; by our own kernel, which does it all, where
-// that is faster. True if the activation is still to come.
+// odd; else the product in float32, and its only rounding after the bias; by a kernel of our own, which does it all,
+// where that is faster. True if the activation is still to come.
 bool run_linear(const Runtime& rt, const LinearCall& call) {
   const CudaPackedMatrix& w = call.w;
   const Tensor& out = call.out;
@@ -273,31 +292,41 @@ bool run_linear(const Runtime& rt, const LinearCall& call) {
     convert(rt, rows, scratch, w.dtype, rows.rows, w.padded_k);
     x = {scratch, w.dtype, w.padded_k, false};
   }
+  bool pending = direct;
   const auto library = [&] {
+    pending = direct;
     if (direct)
       linear_direct(rt, x, w, call.product_bias, out);
     else
       parts.run(rt, x, w, call.product_bias, scratch + x_bytes, call.bias, call.act, out);
+    return true;
   };
-  const Tensor& bias = call.whole_bias;
-  if (own_products() && !fp8 && w.dtype == DType::bfloat16 && out.dtype() == DType::bfloat16 && out.dim(0) > 1 &&
-      (!bias.defined() || bias.dtype() == DType::float32)) {
-    sm90a::Problem problem;
-    problem.m = out.dim(0);
-    problem.n = w.n;
-    problem.k = w.padded_k;
-    problem.x = x.data;
-    problem.ldx = x.ld;
-    problem.w = w.data;
-    problem.ldw = w.ld;
-    problem.w_rows = w.rows;
-    problem.bias = pointer<const float>(bias);
-    problem.out = out.raw();
-    problem.ldo = target.row_stride;
-    return run_faster(rt, problem, library) || direct;
+  if (fp8 || w.dtype != DType::bfloat16 || (call.whole_bias.defined() && call.whole_bias.dtype() != DType::float32)) {
+    library();
+    return pending;
   }
-  library();
-  return direct;
+  const auto* bias = pointer<const float>(call.whole_bias);
+  std::vector<Way> ways{{kLibraryWay, library}};
+  if (skinny_fits(w, rows.rows)) {
+    const auto skinny = [&] {
+      pending = false;
+      const Matrix even_rows(static_cast<const std::byte*>(x.data), w.dtype, rows.rows, w.padded_k, x.ld, 1);
+      skinny_linear(rt, even_rows, w, bias, call.act, target);
+      return true;
+    };
+    ways.insert(rows.rows <= 8 ? ways.begin() : ways.end(), {kSkinnyWay, skinny});
+  }
+  const sm90a::Problem problem = own_problem(x, w, bias, target);
+  if (rows.rows > kSkinnyRows && out.dtype() == DType::bfloat16) {
+    std::vector<Way> own;
+    add_own_ways(rt, problem, own);
+    for (const Way& way : own)
+      ways.push_back({way.number, [&pending, run = way.run] { return pending = true, run(); }});
+  }
+  const WayKey key{rows.rows,     w.n, w.padded_k, x.ld, w.ld, target.row_stride, static_cast<int64_t>(out.dtype()),
+                   direct ? 1 : 0};
+  run_fastest(rt, key, worth_timing(rows.rows, w.n, w.padded_k), ways);
+  return pending;
 }
 
 // ---- matmul

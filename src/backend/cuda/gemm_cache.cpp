@@ -20,6 +20,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/check.h"
@@ -28,7 +29,8 @@ namespace raedit::backend::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{64} << 20;
-constexpr double kWorthTiming = 1e8;  // operations; below, the first proposal is as good as any
+constexpr double kWorthTiming = 1e8;                 // operations; below, the first proposal is as good as any
+constexpr int64_t kWorthReading = int64_t{1} << 20;  // numbers of a weight
 constexpr int kCandidates = 16;
 constexpr const char* kFileHead = "raedit gemm choices 1";
 
@@ -280,48 +282,22 @@ std::optional<Algo> fastest(const Runtime& rt, Problem& p, const GemmCall& call,
   return winner;
 }
 
-// ---- our own kernels, where the build has them
-
-#ifdef RAEDIT_CUDA_SM90A
-
-Key key_of(const sm90a::Problem& p) {
-  constexpr int64_t kOwn = 1000;  // no number of a dtype: keys of calls have smaller ones here
-  return {p.m,   p.n,   p.k,
-          0,     0,     kOwn + static_cast<int64_t>(p.epilogue),
-          0,     p.ldx, p.ldw,
-          p.ldo, 0,     p.bias == nullptr ? 0 : 1,
-          16,    16,    alignment_of(p.out),
-          0};
-}
-
-// A configuration by its name, which outlives a change of the table (FNV-1a); 0 is the library.
-uint64_t number_of(const sm90a::Config& config) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char* c = config.name; *c != '\0'; ++c) hash = (hash ^ static_cast<unsigned char>(*c)) * 0x100000001b3u;
-  return hash;
-}
-
-const sm90a::Config* config_of(uint64_t number) {
-  for (const sm90a::Config& config : sm90a::configs())
-    if (number_of(config) == number) return &config;
-  return nullptr;
-}
-
-const sm90a::Config* fastest(const Runtime& rt, const sm90a::Problem& problem, const std::function<void()>& library) {
+const Way* fastest(const Runtime& rt, std::span<const Way> ways) {
   Timer timer(rt);
   Best best;
-  best.improves(timer.time([&] {
-    library();
-    return true;
-  }));
-  const sm90a::Config* winner = nullptr;
-  for (const sm90a::Config& config : sm90a::configs())
-    if (best.improves(timer.time([&] { return sm90a::run(rt.stream(), problem, config) == cudaSuccess; })))
-      winner = &config;
+  const Way* winner = &ways.front();
+  for (const Way& way : ways)
+    if (best.improves(timer.time(way.run))) winner = &way;
   (void)cudaGetLastError();  // of one that refused
   return winner;
 }
-#endif
+
+Key key_of(const WayKey& key) {
+  Key whole{};
+  std::copy(key.begin(), key.end(), whole.begin());
+  whole.back() = 1000;  // where keys of calls have a dtype
+  return whole;
+}
 
 // ---- what was chosen before
 
@@ -341,7 +317,7 @@ class Choices {
       return chosen_[p.key] = saved->second;
     const std::vector<Algo> algos = proposals(rt, call, p);
     if (algos.empty()) return chosen_[p.key] = std::nullopt;
-    if (!tune_ || operations(call) < kWorthTiming || algos.size() == 1 || capturing(rt))
+    if (!tune_ || !worth_timing(call.m, call.n, call.k) || algos.size() == 1 || capturing(rt))
       return chosen_[p.key] = algos.front();
     const std::optional<Algo> best = fastest(rt, p, call, algos);
     chosen_[p.key] = best;
@@ -349,22 +325,25 @@ class Choices {
     return best;
   }
 
-#ifdef RAEDIT_CUDA_SM90A
-  // Null for the library.
-  const sm90a::Config* choose(const Runtime& rt, const sm90a::Problem& problem, const std::function<void()>& library) {
-    const std::lock_guard lock(own_mutex_);
-    const Key key = key_of(problem);
-    if (const auto known = own_.find(key); known != own_.end()) return known->second;
-    if (const auto saved = saved_own(key)) return own_[key] = *saved;
-    if (!tune_ || operations(problem) < kWorthTiming || capturing(rt)) return own_[key] = nullptr;
-    const sm90a::Config* winner = fastest(rt, problem, library);
-    Algo algo{};
-    if (winner != nullptr) algo.data[0] = number_of(*winner);
-    const std::lock_guard disk_lock(mutex_);
-    save(key, algo);
-    return own_[key] = winner;
+  const Way& choose(const Runtime& rt, const WayKey& way_key, bool worth, std::span<const Way> ways) {
+    const std::lock_guard lock(ways_mutex_);
+    const Key key = key_of(way_key);
+    const auto find = [&](uint64_t number) {
+      const auto found = std::find_if(ways.begin(), ways.end(), [&](const Way& w) { return w.number == number; });
+      return found != ways.end() ? &*found : nullptr;
+    };
+    if (const auto known = ways_.find(key); known != ways_.end())
+      if (const Way* way = find(known->second)) return *way;
+    const Way* way = find(saved_way(key));
+    if (way == nullptr && worth && tune_ && !capturing(rt)) {
+      way = fastest(rt, ways);
+      const std::lock_guard disk_lock(mutex_);
+      save(key, {{way->number}});
+    }
+    if (way == nullptr) way = &ways.front();
+    ways_[key] = way->number;
+    return *way;
   }
-#endif
 
   void forget(const Key& key) {
     const std::lock_guard lock(mutex_);
@@ -374,21 +353,11 @@ class Choices {
  private:
   using Table = std::map<Key, Algo>;
 
-  template <class P>
-  static double operations(const P& p) {
-    return 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
-  }
-
-#ifdef RAEDIT_CUDA_SM90A
-  std::optional<const sm90a::Config*> saved_own(const Key& key) {
+  uint64_t saved_way(const Key& key) {
     const std::lock_guard lock(mutex_);
     const auto saved = on_disk_.find(key);
-    if (saved == on_disk_.end()) return std::nullopt;
-    if (saved->second.data[0] == 0) return nullptr;
-    const sm90a::Config* config = config_of(saved->second.data[0]);
-    return config != nullptr ? std::optional(config) : std::nullopt;
+    return saved != on_disk_.end() ? saved->second.data[0] : 0;
   }
-#endif
 
   static std::filesystem::path file_for(const Runtime& rt) {
     std::filesystem::path folder;
@@ -452,8 +421,8 @@ class Choices {
   std::mutex mutex_;
   std::map<Key, std::optional<Algo>> chosen_;
   Table on_disk_;
-  std::mutex own_mutex_;  // before mutex_
-  std::map<Key, const sm90a::Config*> own_;
+  std::mutex ways_mutex_;  // before mutex_
+  std::map<Key, uint64_t> ways_;
 };
 
 // One for each kind of device in the process.
@@ -474,35 +443,40 @@ bool capturing(const Runtime& rt) {
   return status != cudaStreamCaptureStatusNone;
 }
 
-#ifdef RAEDIT_CUDA_SM90A
-bool own_products() {
-  static const bool wanted = [] {
-    const char* own = std::getenv("RAEDIT_GEMM_OWN");
-    return own != nullptr && std::strcmp(own, "1") == 0;
-  }();
-  return wanted;
+bool worth_timing(int64_t m, int64_t n, int64_t k) {
+  // Little arithmetic can still be a lot of memory.
+  return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) >= kWorthTiming ||
+         n * k >= kWorthReading;
 }
 
-bool run_faster(const Runtime& rt, const sm90a::Problem& problem, const std::function<void()>& library) {
-  const sm90a::Config* config = nullptr;
-  if (sm90a::supported(problem)) config = choices_for(rt).choose(rt, problem, library);
-  if (config == nullptr) {
-    library();
-    return false;
+void run_fastest(const Runtime& rt, const WayKey& key, bool worth, std::span<const Way> ways) {
+  if (ways.size() > 1 && choices_for(rt).choose(rt, key, worth, ways).run()) return;
+  (void)ways.front().run();
+}
+
+#ifdef RAEDIT_CUDA_SM90A
+void add_own_ways(const Runtime& rt, const sm90a::Problem& problem, std::vector<Way>& ways) {
+  static const std::string_view wish = [] {
+    const char* own = std::getenv("RAEDIT_GEMM_OWN");
+    return std::string_view(own != nullptr ? own : "");
+  }();
+  const bool plain = problem.epilogue == sm90a::Epilogue::bias;  // which cuBLASLt has, too, and as a rule faster
+  if (plain ? wish != "1" : wish == "0") return;
+  if (!sm90a::supported(problem)) return;
+  for (const sm90a::Config& config : sm90a::configs()) {
+    // By its name, which outlives a change of the table (FNV-1a).
+    uint64_t number = 0xcbf29ce484222325u;
+    for (const char* c = config.name; *c != '\0'; ++c)
+      number = (number ^ static_cast<unsigned char>(*c)) * 0x100000001b3u;
+    ways.push_back({number, [&rt, &problem, &config] {
+                      if (sm90a::run(rt.stream(), problem, config) != cudaSuccess) return false;
+                      rt.launched("gemm_sm90a");
+                      return true;
+                    }});
   }
-  check(sm90a::run(rt.stream(), problem, *config), "gemm_sm90a");
-  rt.launched("gemm_sm90a");
-  return true;
 }
 #else
-bool own_products() {
-  return false;
-}
-
-bool run_faster(const Runtime&, const sm90a::Problem&, const std::function<void()>& library) {
-  library();
-  return false;
-}
+void add_own_ways(const Runtime&, const sm90a::Problem&, std::vector<Way>&) {}
 #endif
 
 bool cublas_gemm(const Runtime& rt, const GemmCall& call) {

@@ -2,9 +2,12 @@
 // once for each shape, by timing where that is worth it, and kept in the process and on disk.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <span>
+#include <vector>
 
 #include "backend/cuda/gemm_sm90a.h"
 #include "backend/cuda/runtime.h"
@@ -41,12 +44,26 @@ struct GemmCall {
 // False when cuBLASLt has no algorithm for this call; nothing has happened then.
 bool cublas_gemm(const Runtime& rt, const GemmCall& call);
 
-// RAEDIT_GEMM_OWN=1: products by our own kernels, too, where they are faster than the library's.
-bool own_products();
+// One of several ways to the same result. The number names it in the file of choices; run() returns false if it
+// refuses, and nothing has happened then.
+struct Way {
+  uint64_t number = 0;
+  std::function<bool()> run;
+};
+inline constexpr uint64_t kLibraryWay = 1;
+inline constexpr uint64_t kSkinnyWay = 2;
 
-// Runs the problem by our own kernel and returns true if that is faster than `library`, which does the same; else, or
-// where that is not known and cannot be found out now, runs `library`.
-bool run_faster(const Runtime& rt, const sm90a::Problem& problem, const std::function<void()>& library);
+// Runs the fastest, which is measured once for each key where that is `worth` it; the first where it is not known and
+// cannot be found out now. The first must not refuse.
+using WayKey = std::array<int64_t, 8>;
+void run_fastest(const Runtime& rt, const WayKey& key, bool worth, std::span<const Way> ways);
+
+// Whether to measure: what takes next to no time is not worth it.
+bool worth_timing(int64_t m, int64_t n, int64_t k);
+
+// Appends the ways of our own kernels; `problem` must live until they ran. RAEDIT_GEMM_OWN=1: for products that
+// cuBLASLt has, too; 0: for none.
+void add_own_ways(const Runtime& rt, const sm90a::Problem& problem, std::vector<Way>& ways);
 
 // Reads `bytes`, a multiple of 16, of the device's memory, so that its caches hold nothing else: gemm.cu.
 void read_all(const Runtime& rt, const void* memory, size_t bytes);

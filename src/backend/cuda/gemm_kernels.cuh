@@ -7,8 +7,8 @@
 
 #include <cstdint>
 
+#include "backend/cuda/gemm_finish.cuh"
 #include "backend/cuda/numbers.cuh"
-#include "backend/kernels.h"
 
 namespace raedit::backend::cuda {
 
@@ -70,24 +70,6 @@ __global__ void __launch_bounds__(128)
       out.at[i] = from_float<To>(i < count ? source_float(source[i * from.column_stride]) : 0.0f);
   }
   *reinterpret_cast<Pack<To, V>*>(target + row * packs * V + column) = out;
-}
-
-__device__ inline float activate(Activation kind, float x) {
-  switch (kind) {
-    case Activation::silu: return silu(x);
-    case Activation::gelu: return gelu_erf(x);
-    case Activation::gelu_tanh: return gelu_tanh(x);
-    case Activation::none: break;
-  }
-  return x;
-}
-
-// A finished element: the product and its bias are rounded to the type of the result before the activation, so that the
-// fused form and the two ops one after the other are the same to the last bit.
-template <class O>
-__device__ inline O finished(float product, float bias, Activation kind) {
-  const O sum = from_float<O>(product + bias);
-  return kind == Activation::none ? sum : from_float<O>(activate(kind, to_float(sum)));
 }
 
 // out[i,j] = act(product[i,j] + bias[j]); a null product is zero. Vectors: V columns a thread, all rows and the bias
