@@ -1,5 +1,6 @@
 // What goes back through the element-by-element kernels: gradients added, and summed where an operand was broadcast.
 #include "backend/cuda/cuda_kernels.h"
+#include "backend/cuda/gradients.h"
 #include "backend/cuda/walk.h"
 
 namespace raedit::backend::cuda {
@@ -44,11 +45,23 @@ struct SwiGluValue {
 struct SwiGluGate {
   __device__ float operator()(float d, float value, float gate) const { return d * value * silu_gradient(gate); }
 };
+struct SwiGluBoth {
+  __device__ void operator()(float& dvalue, float& dgate, float d, float value, float gate) const {
+    dvalue += SwiGluValue()(d, gate);
+    dgate += SwiGluGate()(d, value, gate);
+  }
+};
 struct Negative {
   __device__ float operator()(float d) const { return -d; }
 };
 struct Product {
   __device__ float operator()(float d, float x) const { return d * x; }
+};
+struct AddGatedBoth {
+  __device__ void operator()(float& dx, float& dy, float d, float gate) const {
+    dx += d;
+    dy += d * gate;
+  }
 };
 struct Quotient {
   __device__ float operator()(float d, float b) const { return d / b; }
@@ -72,14 +85,20 @@ void CudaKernels::swiglu_backward(const Tensor& dout, const Tensor& x, const Ten
   if (!dx.defined()) return;
   const int64_t width = x.dim(-1), half = width / 2;
   const Tensor value = x.slice(-1, 0, half), gate = x.slice(-1, half, width);
-  add_map(rt_, "swiglu_backward", SwiGluValue{}, dx.slice(-1, 0, half), dout, gate);
-  add_map(rt_, "swiglu_backward", SwiGluGate{}, dx.slice(-1, half, width), dout, value, gate);
+  const Tensor dvalue = dx.slice(-1, 0, half), dgate = dx.slice(-1, half, width);
+  if (add_pairs(rt_, "swiglu_backward", SwiGluBoth{}, dvalue, dgate, dout, value, gate)) return;
+  add_map(rt_, "swiglu_backward", SwiGluValue{}, dvalue, dout, gate);
+  add_map(rt_, "swiglu_backward", SwiGluGate{}, dgate, dout, value, gate);
 }
 
 void CudaKernels::add_gated_backward(const Tensor& dout, const Tensor& y, const Tensor& gate, const Tensor& dx,
                                      const Tensor& dy, const Tensor& dgate) const {
-  add_map(rt_, "add_gated_backward", Identity{}, dx, dout);
-  add_map(rt_, "add_gated_backward", Product{}, dy, dout, gate);
+  // One storage may hold both gradients: x and y can be the same tensor, or views of one.
+  const bool apart = dx.defined() && dy.defined() && dx.storage() != dy.storage();
+  if (!apart || !add_pairs(rt_, "add_gated_backward", AddGatedBoth{}, dx, dy, dout, gate)) {
+    add_map(rt_, "add_gated_backward", Identity{}, dx, dout);
+    add_map(rt_, "add_gated_backward", Product{}, dy, dout, gate);
+  }
   add_map(rt_, "add_gated_backward", Product{}, dgate, dout, y);
 }
 

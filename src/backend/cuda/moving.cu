@@ -1,6 +1,7 @@
 // Copies between layouts and element types: rows in 16-byte pieces, tiles through shared memory where source and target
 // run along different axes, and element by element otherwise.
 #include "backend/cuda/cuda_kernels.h"
+#include "backend/cuda/gradients.h"
 #include "backend/cuda/walk.h"
 #include "core/check.h"
 
