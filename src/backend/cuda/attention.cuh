@@ -16,7 +16,8 @@ void attention_plain(const Runtime& rt, const Tensor& q, const Tensor& k, const 
 struct GradientView {
   float* data = nullptr;  // null: not wanted
   int64_t batch = 0, row = 0, head = 0;
-  bool pairs = false;  // pairs of columns lie on 8-byte addresses
+  bool pairs = false;  // pairs of columns lie on addresses that are multiples of their size
+  bool half = false;   // bfloat16, and written instead of added to: by the tensor cores' kernels alone
 };
 
 // `scratch` has plain_backward_bytes() bytes.

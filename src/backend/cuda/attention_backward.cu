@@ -26,9 +26,10 @@ constexpr int tall(int width, bool exact) {
 struct BackwardArgs {
   Rows q, k, v;
   RowsOf<float> dout;
-  bf16* copy;     // the parts of dout, each [B*H,N,copy_width]
-  int64_t part;   // from one to the next
-  float2* stats;  // [B*H,N]: log2 of the sum of exp(logits), and the mean of dp
+  Rows half_dout;  // in its place
+  bf16* copy;      // the parts of dout, each [B*H,N,copy_width]
+  int64_t part;    // from one to the next
+  float2* stats;   // [B*H,N]: log2 of the sum of exp(logits), and the mean of dp
   GradientView dq, dk, dv;
   int n, nk, heads, width, copy_width, tiles;
   float scale, logit_scale;  // the second * log2(e)
@@ -41,8 +42,8 @@ __device__ void add_gradient(const GradientView& g, int64_t b, int64_t h, float 
   const int lane = threadIdx.x % 32;
   row += lane / 4;
   const int column = lane % 4 * 2;
-  float* const at = g.data + b * g.batch + h * g.head + row * g.row + column;
-  const auto each = [&](const auto& f) {
+  const int64_t first = b * g.batch + h * g.head + row * g.row + column;
+  const auto each_from = [&](auto* at, const auto& f) {
 #pragma unroll
     for (int i = 0; i < Tile<Width>::kEights; ++i) {
 #pragma unroll
@@ -51,6 +52,18 @@ __device__ void add_gradient(const GradientView& g, int64_t b, int64_t h, float 
           f(c[i][2 * r], c[i][2 * r + 1], at + 8 * r * g.row + i * 8, i * 8 + column + 1 < width);
     }
   };
+  if (g.half) {
+    each_from(reinterpret_cast<bf16*>(g.data) + first, [&](float x, float y, bf16* to, bool second) {
+      if (g.pairs) {
+        *reinterpret_cast<uint32_t*>(to) = pack_pair(x * scale, y * scale);
+      } else {
+        to[0] = from_float<bf16>(x * scale);
+        if (second) to[1] = from_float<bf16>(y * scale);
+      }
+    });
+    return;
+  }
+  const auto each = [&](const auto& f) { each_from(g.data + first, f); };
   // All loads before the first store, so that they travel together.
   each([&](float& x, float& y, const float* from, bool second) {
     if (g.pairs) {
@@ -84,16 +97,32 @@ __device__ inline void load_eight(float (&x)[8], const float* from, bool aligned
   }
 }
 
+__device__ inline void load_eight(float (&x)[8], const bf16* from, bool aligned, int columns) {
+  if (aligned) {
+    const auto pack = *reinterpret_cast<const Pack<bf16, 8>*>(from);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) x[e] = to_float(pack.at[e]);
+  } else {
+#pragma unroll
+    for (int e = 0; e < 8; ++e)
+      if (e < columns) x[e] = to_float(from[e]);
+  }
+}
+
 // A tile of dout in its parts, one after the other, here and in memory for the other kernel.
 template <int Width, int Parts, int Rows>
 __device__ void load_dout(bf16* tile, const BackwardArgs& a, int64_t b, int64_t h, int first) {
   constexpr int kPieces = Tile<Width>::kColumns / 8;
   const float* const source = a.dout.of(b, h);
+  const bf16* const half = a.half_dout.data != nullptr ? a.half_dout.of(b, h) : nullptr;
   for (int i = static_cast<int>(threadIdx.x); i < Rows * kPieces; i += kThreads) {
     const int row = i / kPieces, column = i % kPieces * 8;
     const bool inside = first + row < a.n && column < a.width;
     alignas(16) float x[8] = {};
-    if (inside) load_eight(x, source + (first + row) * a.dout.row + column, a.dout.aligned, a.width - column);
+    if (inside && half != nullptr)
+      load_eight(x, half + (first + row) * a.half_dout.row + column, a.half_dout.aligned, a.width - column);
+    else if (inside)
+      load_eight(x, source + (first + row) * a.dout.row + column, a.dout.aligned, a.width - column);
     bf16* const to = tile + row * Tile<Width>::kPitch + column;
     bf16* const copy = a.copy + ((b * a.heads + h) * a.n + first + row) * a.copy_width + column;
 #pragma unroll
@@ -519,8 +548,9 @@ GradientView view_of(const Tensor& g, float* buffer) {
   const int64_t n = g.dim(1), heads = g.dim(2), width = g.dim(3);
   GradientView view{pointer<float>(g), g.stride(0), g.stride(1), g.stride(2)};
   if (is_folded(g)) view = {buffer, n * heads * width, heads * width, width};
-  view.pairs = reinterpret_cast<uintptr_t>(view.data) % 8 == 0 && view.batch % 2 == 0 && view.row % 2 == 0 &&
-               view.head % 2 == 0 && width % 2 == 0;
+  view.half = g.dtype() == DType::bfloat16;
+  view.pairs = reinterpret_cast<uintptr_t>(view.data) % (2 * size_of(g.dtype())) == 0 && view.batch % 2 == 0 &&
+               view.row % 2 == 0 && view.head % 2 == 0 && width % 2 == 0;
   return view;
 }
 
@@ -535,9 +565,18 @@ void run_tensor_cores(const Runtime& rt, const BackwardArgs& args, int64_t heads
     run_backward<128>(rt, args, heads);
 }
 
+bool on_tensor_cores(const Tensor& q, const Tensor& k, const Tensor& v, float scale) {
+  const auto is_bf16 = [](const Tensor& t) { return t.dtype() == DType::bfloat16; };
+  return scale > 0.0f && is_bf16(q) && is_bf16(k) && is_bf16(v) && q.dim(3) <= kWidest;
+}
+
 BackwardArgs backward_args(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale) {
   BackwardArgs args{};
-  args.q = rows_of<bf16>(q), args.k = rows_of<bf16>(k), args.v = rows_of<bf16>(v), args.dout = rows_of<float>(dout);
+  args.q = rows_of<bf16>(q), args.k = rows_of<bf16>(k), args.v = rows_of<bf16>(v);
+  if (dout.dtype() == DType::bfloat16)
+    args.half_dout = rows_of<bf16>(dout);
+  else
+    args.dout = rows_of<float>(dout);
   args.n = static_cast<int>(q.dim(1)), args.nk = static_cast<int>(k.dim(1));
   args.heads = static_cast<int>(q.dim(2)), args.width = static_cast<int>(q.dim(3));
   args.copy_width = static_cast<int>(ceil_div(args.width, 8) * 8);
@@ -548,12 +587,26 @@ BackwardArgs backward_args(const Tensor& dout, const Tensor& q, const Tensor& k,
 }  // namespace
 }  // namespace attention
 
+void CudaKernels::attention_backward_into(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
+                                          float scale, const Gradient& dq, const Gradient& dk,
+                                          const Gradient& dv) const {
+  using namespace cuda::attention;
+  bool direct = on_tensor_cores(q, k, v, scale);
+  for (const Gradient* g : {&dq, &dk, &dv}) {
+    if (!g->wanted()) continue;
+    const bool written = g->fresh && g->at.dtype() == DType::bfloat16 && !is_folded(g->at);
+    direct = direct && (written || !g->fresh);
+  }
+  if (!direct) return Kernels::attention_backward_into(dout, q, k, v, scale, dq, dk, dv);
+  attention_backward(dout, q, k, v, scale, dq.at, dk.at, dv.at);
+}
+
+// On tensor cores dout may be bfloat16, and gradients that are bfloat16 are written.
 void CudaKernels::attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
                                      const Tensor& dq, const Tensor& dk, const Tensor& dv) const {
   using namespace cuda::attention;
   if (q.numel() == 0 || k.numel() == 0 || !(dq.defined() || dk.defined() || dv.defined())) return;
-  const auto is_bf16 = [](const Tensor& t) { return t.dtype() == DType::bfloat16; };
-  const bool tensor_cores = scale > 0.0f && is_bf16(q) && is_bf16(k) && is_bf16(v) && q.dim(3) <= kWidest;
+  const bool tensor_cores = on_tensor_cores(q, k, v, scale);
   const Tensor* const gradients[3] = {&dq, &dk, &dv};
   BackwardArgs args{};
   if (tensor_cores) args = backward_args(dout, q, k, v, scale);

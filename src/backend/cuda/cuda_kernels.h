@@ -34,6 +34,7 @@ class CudaKernels final : public Kernels {
 
   void norm(const NormArgs& args, const Tensor& out) const override;
   bool fused() const override { return true; }
+  bool linear_swiglu(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, const Tensor& out) const override;
   void norm_rope(const NormArgs& args, const Tensor& cos, const Tensor& sin, const Tensor& out) const override;
   void add_gated_norm(const Tensor& x, const Tensor& y, const Tensor& gate, const NormArgs& args,
                       const Tensor& out) const override;
@@ -74,6 +75,16 @@ class CudaKernels final : public Kernels {
   void velocity_loss(const Tensor& prediction, const Tensor& target, const Tensor& weights, int64_t parts,
                      const Tensor& gradient, const Tensor& loss) const override;
   Tensor scratch(const Shape& shape) const override;
+  void attention_backward_into(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
+                               const Gradient& dq, const Gradient& dk, const Gradient& dv) const override;
+  void norm_backward_into(const Tensor& dout, const NormArgs& args, const NormGradients& grads) const override;
+  void column_sums_into(const Tensor& x, const Gradient& out) const override;
+  void activation_backward_into(Activation kind, const Tensor& dout, const Tensor& x,
+                                const Gradient& dx) const override;
+  void swiglu_backward_into(const Tensor& dout, const Tensor& x, const Gradient& dx) const override;
+  void add_gated_backward_into(const Tensor& dout, const Tensor& y, const Tensor& gate, const Gradient& dy,
+                               const Gradient& dgate) const override;
+  void rope_backward_into(const Tensor& dout, const Tensor& cos, const Tensor& sin, const Gradient& dx) const override;
   std::shared_ptr<const TrainedSet> trained_set(std::vector<Trained> tensors) const override;
   void gradient_norm(const TrainedSet& set, const Tensor& state) const override;
   void update(const TrainedSet& set, const Tensor& state, double max_norm, const Tensor& numbers,

@@ -40,7 +40,7 @@ __device__ __forceinline__ void inner_gradient(const NormBackward& call, const N
   RawPack scale, weight;
   if (call.scale.data != nullptr) scale = fetch_operand<aligned>(call.scale, place, pack, width);
   if (call.weight != nullptr) weight = fetch_floats<aligned>(call.weight, pack, width);
-  unpack<aligned>(dout, false, g);
+  unpack<aligned>(dout, call.dout.half, g);
   if (call.scale.data != nullptr) {
     float modulation[kNormPack];
     unpack<aligned>(scale, call.scale.half, modulation);
@@ -196,7 +196,7 @@ __device__ __forceinline__ ChunkRow load_row(const NormBackward& call, const Nor
   float outer[kNormPack];
   if constexpr (by_token) load_outer<aligned>(call, place, outer);
   unpack<aligned>(x, call.x.half, row.v[0]);
-  unpack<aligned>(dout, false, row.d);
+  unpack<aligned>(dout, call.dout.half, row.d);
   if constexpr (by_token) {
 #pragma unroll
     for (int e = 0; e < kNormPack; ++e) row.d[e] *= outer[e];
