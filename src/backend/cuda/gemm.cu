@@ -1,5 +1,5 @@
-// Packing, linear and matmul: which product is asked for, in which memory, and what is done before and after it. The
-// products are cuBLASLt's (gemm_cache.h); the kernels around them are in gemm_kernels.cuh.
+// linear and matmul: which product is asked for, in which memory, and what is done before and after it. The products
+// are cuBLASLt's (gemm_cache.h); the kernels around them are in gemm_kernels.cuh, packing in gemm_pack.cu.
 //
 // Tensor cores and cuBLASLt's fast kernels want rows on 16-byte addresses and widths that are multiples of 16 bytes.
 // Weights are packed that way; other operands are copied into padded scratch where they are not, and results with odd
@@ -7,8 +7,6 @@
 #include "backend/cuda/gemm.h"
 
 #include <algorithm>
-#include <mutex>
-#include <set>
 #include <vector>
 
 #include "backend/cuda/cuda_kernels.h"
@@ -20,91 +18,13 @@
 namespace raedit::backend::cuda {
 namespace {
 
-int64_t round_up(int64_t value, int64_t unit) {
-  return ceil_div(value, unit) * unit;
-}
-
-// How many elements are 16 bytes.
-int64_t lanes_of(DType dtype) {
-  return 16 / static_cast<int64_t>(size_of(dtype));
-}
-
-size_t bytes_of(int64_t elements, DType dtype) {
-  return static_cast<size_t>(round_up(elements * static_cast<int64_t>(size_of(dtype)), 256));
-}
-
-unsigned grid(int64_t count, int64_t block) {
-  return static_cast<unsigned>(ceil_div(count, block));
-}
-
-// 128 threads for rows of `items`: as many along the row as it has, the rest for further rows.
-dim3 row_block(int64_t items) {
-  unsigned x = 1;
-  while (x < items && x < 128) x *= 2;
-  return dim3(x, 128 / x);
-}
-
-// Memory that a stream gave back stays in the pool: packing a training step's weights asks for the same again.
-void keep_pool(int device) {
-  static std::mutex mutex;
-  static std::set<int> done;
-  const std::lock_guard lock(mutex);
-  if (!done.insert(device).second) return;
-  cudaMemPool_t pool = nullptr;
-  check(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
-  uint64_t threshold = UINT64_MAX;
-  check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold), "cudaMemPoolSetAttribute");
-}
-
-// ---- operands
-
-// f(Type<element>) for whatever a checkpoint may hold.
-template <class F>
-void with_source_type(DType dtype, const F& f) {
-  switch (dtype) {
-    case DType::float32: return f(Type<float>{});
-    case DType::bfloat16: return f(Type<bf16>{});
-    case DType::float16: return f(Type<__half>{});
-    case DType::float64: return f(Type<double>{});
-    case DType::float8_e4m3fn: return f(Type<__nv_fp8_e4m3>{});
-    case DType::float8_e5m2: return f(Type<__nv_fp8_e5m2>{});
-    default:
-      raise({.code = ErrorCode::unsupported,
-             .what = "a matrix of this type cannot be multiplied",
-             .found = std::string(name_of(dtype)),
-             .expected = "a floating type"});
-  }
-}
-
-// Converts `from` into the contiguous [rows, columns] at `to`, at least as large, `columns` a multiple of 16 bytes.
-void convert(const Runtime& rt, const Matrix& from, std::byte* to, DType dtype, int64_t rows, int64_t columns) {
-  const int64_t packs = columns / lanes_of(dtype);
-  if (rows == 0 || packs == 0) return;
-  const dim3 block = row_block(packs);
-  const dim3 blocks(grid(rows, block.y), grid(packs, block.x));
-  with_source_type(from.dtype, [&]<class From>(Type<From>) {
-    const MatrixSource<From> source{reinterpret_cast<const From*>(from.data),
-                                    from.row_stride,
-                                    from.column_stride,
-                                    from.rows,
-                                    from.columns,
-                                    from.aligned()};
-    with_type(dtype, [&]<class To>(Type<To>) {
-      launch(rt, "convert_matrix", convert_matrix<From, To>, blocks, block, 0, source, reinterpret_cast<To*>(to), rows,
-             packs);
-    });
-  });
-}
+// ---- products
 
 // The product of our own, for what cuBLASLt cannot do.
 template <class T>
 MatrixSource<T> plain_source(const GemmOperand& from, int64_t rows, int64_t columns) {
-  return {static_cast<const T*>(from.data),
-          from.transposed ? 1 : from.ld,
-          from.transposed ? from.ld : 1,
-          rows,
-          columns,
-          false};
+  return {static_cast<const T*>(from.data), from.transposed ? 1 : from.ld, from.transposed ? from.ld : 1, rows,
+          columns};
 }
 
 void plain_gemm(const Runtime& rt, const GemmCall& call) {
@@ -119,32 +39,35 @@ void plain_gemm(const Runtime& rt, const GemmCall& call) {
   });
 }
 
+// ---- results
+
+// A product in scratch (null: zeros) with its bias and activation, into `out`.
+void finish(const Runtime& rt, const void* product, DType dtype, int64_t stride, const float* bias, Activation act,
+            const Matrix& out) {
+  const int64_t rows = out.rows, columns = out.columns;
+  with_type(dtype, [&]<class P>(Type<P>) {
+    with_type(out.dtype, [&]<class O>(Type<O>) {
+      constexpr int V = 8;
+      const bool vectors = out.aligned() && columns % V == 0 && reinterpret_cast<uintptr_t>(bias) % 16 == 0;
+      const int64_t items = vectors ? columns / V : columns;
+      const dim3 block = row_block(items);
+      launch(rt, "finish_product", vectors ? finish_product<V, P, O> : finish_product<1, P, O>,
+             dim3(grid(rows, block.y), grid(items, block.x)), block, 0, static_cast<const P*>(product), stride, bias,
+             act, reinterpret_cast<O*>(const_cast<std::byte*>(out.data)), out.row_stride, rows, columns);
+    });
+  });
+}
+
 void gemm(const Runtime& rt, const GemmCall& call) {
   if (cublas_gemm(rt, call)) return;
   RAEDIT_CHECK(call.a.scales == nullptr, {.code = ErrorCode::unsupported,
                                           .what = "this device has no product of float8 with scales per row",
                                           .expected = "a Hopper GPU, or bfloat16"});
-  plain_gemm(rt, call);
-}
-
-// ---- results
-
-// A product in scratch (null: zeros) with its bias and activation, into `out`.
-void finish(const Runtime& rt, const void* product, DType dtype, int64_t stride, const Tensor& bias, Activation act,
-            const Matrix& out) {
-  const int64_t rows = out.rows, columns = out.columns;
-  const float* add = pointer<const float>(bias);
-  with_type(dtype, [&]<class P>(Type<P>) {
-    with_type(out.dtype, [&]<class O>(Type<O>) {
-      constexpr int V = 8;
-      const bool vectors = out.aligned() && columns % V == 0 && reinterpret_cast<uintptr_t>(add) % 16 == 0;
-      const int64_t items = vectors ? columns / V : columns;
-      const dim3 block = row_block(items);
-      launch(rt, "finish_product", vectors ? finish_product<V, P, O> : finish_product<1, P, O>,
-             dim3(grid(rows, block.y), grid(items, block.x)), block, 0, static_cast<const P*>(product), stride, add,
-             act, reinterpret_cast<O*>(const_cast<std::byte*>(out.data)), out.row_stride, rows, columns);
-    });
-  });
+  GemmCall bare = call;
+  bare.bias = nullptr;
+  if (call.bias == nullptr || call.out_dtype != DType::float32 || !cublas_gemm(rt, bare)) return plain_gemm(rt, call);
+  const Matrix out(static_cast<const std::byte*>(call.out), DType::float32, call.m, call.n, call.ldo, 1);
+  finish(rt, call.out, DType::float32, call.ldo, static_cast<const float*>(call.bias), Activation::none, out);
 }
 
 // ---- linear
@@ -226,7 +149,7 @@ struct InParts {
       call.ldo = stride;
       call.bias = product_bias;
       gemm(rt, call);
-      finish(rt, scratch, dtype, stride, bias, act, Matrix(part));
+      finish(rt, scratch, dtype, stride, pointer<const float>(bias), act, Matrix(part));
     }
   }
 };
@@ -391,69 +314,7 @@ void multiply(const Runtime& rt, const Matrix& a, const Matrix& b, const Matrix&
   call.ldo = stride;
   call.accumulate = accumulate;
   gemm(rt, call);
-  if (!direct) finish(rt, call.out, result, stride, {}, Activation::none, out);
-}
-
-// ---- packing
-
-bool usable_as_it_is(const Tensor& weight, DType compute) {
-  const Matrix matrix(weight);
-  return weight.dtype() == compute && matrix.row_major() && matrix.aligned() && matrix.columns > 0 &&
-         matrix.columns % lanes_of(compute) == 0;
-}
-
-// Bytes in the order of the rows, as they come from a file, then one kernel; or straight to their place.
-void upload(const std::shared_ptr<const Runtime>& runtime, const DeviceMemory& memory, const Tensor& source,
-            CudaPackedMatrix& packed) {
-  const Tensor rows = source.contiguous();
-  const Matrix host(rows);
-  if (rows.dtype() == packed.stored && packed.padded_k == packed.k) {
-    memory.from_host(packed.memory->data(), rows.raw(), rows.nbytes());
-    const size_t rest = packed.memory->size() - rows.nbytes();
-    check(cudaMemsetAsync(packed.memory->data() + rows.nbytes(), 0, rest, runtime->stream()), "cudaMemsetAsync");
-    return;
-  }
-  const StreamBytes raw(runtime, rows.nbytes());
-  memory.from_host(raw.data(), rows.raw(), rows.nbytes());
-  Matrix there = host;
-  there.data = raw.data();
-  convert(*runtime, there, packed.memory->data(), packed.stored, packed.rows, packed.padded_k);
-}
-
-// The weight as it comes, from wherever it is, into padded rows of packed.stored.
-void place(const std::shared_ptr<const Runtime>& runtime, const DeviceMemory& memory, const Tensor& weight,
-           CudaPackedMatrix& packed) {
-  packed.ld = packed.padded_k;
-  packed.memory = std::make_unique<StreamBytes>(
-      runtime, static_cast<size_t>(packed.rows * packed.padded_k) * size_of(packed.stored));
-  packed.data = packed.memory->data();
-  if (weight.on_host())
-    upload(runtime, memory, weight, packed);
-  else
-    convert(*runtime, Matrix(weight), packed.memory->data(), packed.stored, packed.rows, packed.padded_k);
-}
-
-// Whether float8 is worth it and cuBLASLt can do it: it wants dimensions of 16 bytes.
-bool fits_fp8(const Runtime& rt, const CudaPackedMatrix& w) {
-  constexpr int64_t kLeast = 256;
-  return rt.compute_capability() == 90 && w.n % 16 == 0 && w.k % 16 == 0 && w.n >= kLeast && w.k >= kLeast;
-}
-
-void pack_fp8(const std::shared_ptr<const Runtime>& runtime, const DeviceMemory& memory, const Tensor& weight,
-              CudaPackedMatrix& packed) {
-  packed.stored = DType::float32;
-  packed.padded_n = packed.rows = packed.n;
-  packed.padded_k = packed.k;
-  place(runtime, memory, weight, packed);
-  const std::unique_ptr<StreamBytes> wide = std::move(packed.memory);
-  const size_t numbers = bytes_of(packed.n * packed.k, DType::float8_e4m3fn);
-  packed.memory = std::make_unique<StreamBytes>(runtime, numbers + bytes_of(packed.n, DType::float32));
-  packed.data = packed.memory->data();
-  packed.stored = DType::float8_e4m3fn;
-  auto* scales = reinterpret_cast<float*>(packed.memory->data() + numbers);
-  packed.scales = scales;
-  const Matrix values(wide->data(), DType::float32, packed.n, packed.k, packed.k, 1);
-  quantize_rows(*runtime, values, packed.memory->data(), packed.k, scales);
+  if (!direct) finish(rt, call.out, result, stride, nullptr, Activation::none, out);
 }
 
 }  // namespace
@@ -464,53 +325,11 @@ void read_all(const Runtime& rt, const void* memory, size_t bytes) {
          static_cast<uint32_t*>(const_cast<void*>(memory)));
 }
 
-StreamBytes::StreamBytes(std::shared_ptr<const Runtime> runtime, size_t bytes)
-    : runtime_(std::move(runtime)), size_(std::max<size_t>(bytes, 256)) {
-  keep_pool(runtime_->device());
-  void* data = nullptr;
-  check(cudaMallocAsync(&data, size_, runtime_->stream()), "memory for a packed matrix");
-  data_ = static_cast<std::byte*>(data);
-}
-
-StreamBytes::~StreamBytes() {
-  (void)cudaFreeAsync(data_, runtime_->stream());
-}
-
-size_t CudaPackedMatrix::nbytes() const {
-  return (memory ? memory->size() : view.nbytes()) + (bias.exact ? bias.exact->size() : 0);
-}
-
-std::shared_ptr<const PackedMatrix> CudaKernels::pack(const Tensor& weight, DType compute) const {
-  auto packed = std::make_shared<CudaPackedMatrix>();
-  const bool fp8 = compute == DType::float8_e4m3fn;
-  packed->n = weight.dim(0);
-  packed->k = weight.dim(1);
-  packed->dtype = packed->stored = fp8 ? DType::bfloat16 : compute;
-  packed->constant = weight.on_host();
-  if (fp8 && fits_fp8(rt_, *packed)) {
-    pack_fp8(runtime_, *memory(), weight, *packed);
-    return packed;
-  }
-  if (!weight.on_host() && usable_as_it_is(weight, packed->dtype)) {
-    packed->view = weight;
-    packed->data = weight.raw();
-    packed->ld = Matrix(weight).row_stride;
-    packed->padded_n = packed->rows = packed->n;
-    packed->padded_k = packed->k;
-    return packed;
-  }
-  packed->padded_n = round_up(packed->n, 8);
-  packed->rows = round_up(packed->n, 32);
-  packed->padded_k = round_up(packed->k, lanes_of(packed->dtype));
-  place(runtime_, *memory(), weight, *packed);
-  return packed;
-}
-
 void CudaKernels::linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
                          const Tensor& out) const {
   const auto& w = static_cast<const CudaPackedMatrix&>(weight);
   if (out.numel() == 0) return;
-  if (w.k == 0) return finish(rt_, nullptr, DType::float32, 0, bias, act, Matrix(out));
+  if (w.k == 0) return finish(rt_, nullptr, DType::float32, 0, pointer<const float>(bias), act, Matrix(out));
   LinearCall call{x, w, bias, bias, act, out};
   if (call.same_type() && bias.defined()) {
     if (out.dtype() == DType::bfloat16)

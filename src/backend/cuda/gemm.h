@@ -6,10 +6,36 @@
 #include <cstdint>
 #include <memory>
 
+#include "backend/cuda/dispatch.h"
 #include "backend/cuda/runtime.h"
 #include "backend/kernels.h"
 
 namespace raedit::backend::cuda {
+
+inline int64_t round_up(int64_t value, int64_t unit) {
+  return ceil_div(value, unit) * unit;
+}
+
+// How many elements are 16 bytes.
+inline int64_t lanes_of(DType dtype) {
+  return 16 / static_cast<int64_t>(size_of(dtype));
+}
+
+// Of scratch: a multiple of 256.
+inline size_t bytes_of(int64_t elements, DType dtype) {
+  return static_cast<size_t>(round_up(elements * static_cast<int64_t>(size_of(dtype)), 256));
+}
+
+inline unsigned grid(int64_t count, int64_t block) {
+  return static_cast<unsigned>(ceil_div(count, block));
+}
+
+// 128 threads for rows of `items`: as many along the row as it has, the rest for further rows.
+inline dim3 row_block(int64_t items) {
+  unsigned x = 1;
+  while (x < items && x < 128) x *= 2;
+  return dim3(x, 128 / x);
+}
 
 // A matrix somewhere on the device, with any strides.
 struct Matrix {
@@ -83,6 +109,10 @@ class CudaPackedMatrix final : public PackedMatrix {
   };
   mutable Bias bias;
 };
+
+// Converts `from`, of any floating type, into the contiguous float32 or bfloat16 [rows, columns] at `to`, at least as
+// large; what has no source is zero. `columns` is a multiple of 16 bytes.
+void convert(const Runtime& rt, const Matrix& from, std::byte* to, DType dtype, int64_t rows, int64_t columns);
 
 // x [rows, columns] with contiguous rows, float32 or bfloat16, into e4m3 `out` [rows, padded], a multiple of 8, and a
 // scale for each row: gemm_fp8.cu.

@@ -1,9 +1,6 @@
-// What stands around the products: operands converted and padded, results with bias and activation, and a product of
-// our own for what cuBLASLt has no algorithm for. Only for gemm.cu.
+// What stands around the products: results with bias and activation, and a product of our own for what cuBLASLt has no
+// algorithm for. Only for gemm.cu.
 #pragma once
-
-#include <cuda_fp16.h>
-#include <cuda_fp8.h>
 
 #include <cstdint>
 
@@ -11,26 +8,6 @@
 #include "backend/cuda/numbers.cuh"
 
 namespace raedit::backend::cuda {
-
-// By way of float32, as on the CPU.
-__device__ inline float source_float(float x) {
-  return x;
-}
-__device__ inline float source_float(bf16 x) {
-  return __bfloat162float(x);
-}
-__device__ inline float source_float(double x) {
-  return static_cast<float>(x);
-}
-__device__ inline float source_float(__half x) {
-  return __half2float(x);
-}
-__device__ inline float source_float(__nv_fp8_e4m3 x) {
-  return static_cast<float>(x);
-}
-__device__ inline float source_float(__nv_fp8_e5m2 x) {
-  return static_cast<float>(x);
-}
 
 // A matrix that is read: element (i,j) at data[i * row_stride + j * column_stride].
 template <class T>
@@ -40,37 +17,7 @@ struct MatrixSource {
   int64_t column_stride;
   int64_t rows;
   int64_t columns;
-  bool vectors;  // rows of neighbours that begin on 16-byte addresses
 };
-
-// 16 bytes of the target a thread. The target is contiguous [target_rows, packs * kPackOf<To>]; what has no source is
-// zero. blockDim.x threads along a row, blockDim.y rows.
-template <class From, class To>
-__global__ void __launch_bounds__(128)
-    convert_matrix(const MatrixSource<From> from, To* target, int64_t target_rows, int64_t packs) {
-  constexpr int V = kPackOf<To>;
-  constexpr int L = V < kPackOf<From> ? V : kPackOf<From>;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-  const int64_t pack = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
-  if (row >= target_rows || pack >= packs) return;
-  const int64_t column = pack * V;
-  Pack<To, V> out;
-  if (row < from.rows && from.vectors && column + V <= from.columns) {
-    const From* source = from.data + row * from.row_stride + column;
-    Pack<From, L> in[V / L];
-#pragma unroll
-    for (int i = 0; i < V / L; ++i) in[i] = reinterpret_cast<const Pack<From, L>*>(source)[i];
-#pragma unroll
-    for (int i = 0; i < V; ++i) out.at[i] = from_float<To>(source_float(in[i / L].at[i % L]));
-  } else {
-    const int64_t count = row < from.rows ? from.columns - column : 0;
-    const From* source = from.data + row * from.row_stride + column * from.column_stride;
-#pragma unroll
-    for (int i = 0; i < V; ++i)
-      out.at[i] = from_float<To>(i < count ? source_float(source[i * from.column_stride]) : 0.0f);
-  }
-  *reinterpret_cast<Pack<To, V>*>(target + row * packs * V + column) = out;
-}
 
 // out[i,j] = act(product[i,j] + bias[j]); a null product is zero. Vectors: V columns a thread, all rows and the bias
 // 16-byte aligned, columns a multiple of V; otherwise neighbouring threads have neighbouring columns.
