@@ -42,14 +42,15 @@ bool is_all_of(const Tensor& view, const std::shared_ptr<Storage>& storage) {
 // necessary: somewhere among the strides, both lie side by side in one step of all the larger ones.
 bool apart(const Tensor& a, const Tensor& b) {
   if (a.shape() != b.shape()) return false;
-  std::array<std::pair<int64_t, int64_t>, Shape::kMaxRank> axes;  // stride, size
+  std::array<std::pair<int64_t, int64_t>, Shape::kMaxRank> axes{};  // stride, size
   size_t count = 0;
   for (int i = 0; i < a.rank(); ++i) {
     if (a.dim(i) == 1) continue;
     if (a.stride(i) != b.stride(i)) return false;
     axes[count++] = {a.stride(i), a.dim(i)};
   }
-  std::sort(axes.begin(), axes.begin() + static_cast<std::ptrdiff_t>(count));
+  for (size_t i = 1; i < count; ++i)
+    for (size_t k = i; k > 0 && axes[k] < axes[k - 1]; --k) std::swap(axes[k], axes[k - 1]);
   const auto bytes = static_cast<int64_t>(sizeof(float));
   const int64_t first = static_cast<int64_t>(std::min(a.offset_bytes(), b.offset_bytes())) / bytes,
                 second = static_cast<int64_t>(std::max(a.offset_bytes(), b.offset_bytes())) / bytes;
