@@ -69,9 +69,26 @@ void Attention::prepare(const backend::Kernels& kernels) {
   qkv_bias = copy_to(bias, kernels.memory());
 }
 
-Tensor Attention::forward_joined(Context& ctx, const Tensor& x, const Rope* rope) const {
+void Attention::join_trainable(const backend::Kernels& kernels) {
+  const int64_t width = to_q.weight.shape[0];
+  trained_weight_ = zeros_on(kernels.memory(), {3 * width, to_q.weight.shape[1]});
+  trained_bias_ = zeros_on(kernels.memory(), {3 * width});
+  int64_t row = 0;
+  for (Linear* part : {&to_q, &to_k, &to_v}) {
+    for (const auto& [parameter, all] : {std::pair{&part->weight, trained_weight_}, {&part->bias, trained_bias_}}) {
+      const Tensor slice = all.slice(0, row, row + width);
+      kernels.copy(parameter->value, slice);
+      parameter->value = slice;
+      parameter->source = slice.reshape(parameter->shape);
+    }
+    row += width;
+  }
+}
+
+Tensor Attention::forward_joined(Context& ctx, const Tensor& x, const ops::Matrix& weight, const Tensor& bias,
+                                 const Rope* rope) const {
   const Tensor all =
-      ops::linear(ctx, x, {Tensor(), qkv}, qkv_bias).reshape({x.dim(0), x.dim(1), 3, num_heads, x.dim(2) / num_heads});
+      ops::linear(ctx, x, weight, bias).reshape({x.dim(0), x.dim(1), 3, num_heads, x.dim(2) / num_heads});
   const auto turned = [&](const Tensor& part, const std::optional<Norm>& norm) {
     if (!norm) return rope != nullptr ? rope->forward(ctx, part) : part;
     const Tensor cos = rope != nullptr ? rope->freqs_cos.value : Tensor();
@@ -83,7 +100,8 @@ Tensor Attention::forward_joined(Context& ctx, const Tensor& x, const Rope* rope
 }
 
 Tensor Attention::forward(Context& ctx, const Tensor& x, const Rope* rope) const {
-  if (qkv != nullptr && !to_q.weight.trainable) return forward_joined(ctx, x, rope);
+  if (qkv != nullptr && !to_q.weight.trainable) return forward_joined(ctx, x, {Tensor(), qkv}, qkv_bias, rope);
+  if (trained_weight_.defined()) return forward_joined(ctx, x, {trained_weight_, nullptr}, trained_bias_, rope);
   const Shape per_head{x.dim(0), x.dim(1), num_heads, x.dim(2) / num_heads};
   Tensor query = to_q.forward(ctx, x).reshape(per_head);
   Tensor key = to_k.forward(ctx, x).reshape(per_head);

@@ -90,11 +90,16 @@ struct Attention {
   }
 
   void prepare(const backend::Kernels& kernels);
+  // The same for training: the three weights and biases become views of one tensor each. After make_trainable().
+  void join_trainable(const backend::Kernels& kernels);
   // x [B,N,D] -> [B,N,D]; rope may be null.
   Tensor forward(Context& ctx, const Tensor& x, const Rope* rope = nullptr) const;
 
  private:
-  Tensor forward_joined(Context& ctx, const Tensor& x, const Rope* rope) const;
+  Tensor forward_joined(Context& ctx, const Tensor& x, const ops::Matrix& weight, const Tensor& bias,
+                        const Rope* rope) const;
+
+  Tensor trained_weight_, trained_bias_;  // of join_trainable()
 };
 
 // diffusers' FeedForward: SwiGLU (net.0.proj holds [value; gate]) or tanh GELU.

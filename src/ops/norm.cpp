@@ -19,6 +19,24 @@ Tensor here(Context& ctx, const Tensor& expanded) {
   return ctx.here(once).expand(expanded.shape());
 }
 
+}  // namespace
+
+void record_norm(Context& ctx, const backend::NormArgs& args, const backend::NormArgs& in, const Tensor& out) {
+  if (Tape* tape = Tape::recording(ctx, {&args.x, &args.weight, &args.bias, &args.scale, &args.shift})) {
+    tape->record(
+        out,
+        [in, slots = std::array{tape->slot(args.x), tape->slot(args.weight), tape->slot(args.bias),
+                                tape->slot(args.scale), tape->slot(args.shift)}](Context& c, Tape& t,
+                                                                                 const Tensor& dout) {
+          const auto to = t.targets(c, slots);
+          c.kernels().norm_backward_into(dout, in, {to[0], to[1], to[2], to[3], to[4]});
+        },
+        Tape::Dout::any);
+  }
+}
+
+namespace {
+
 Tensor norm(Context& ctx, const char* name, const backend::NormArgs& args) {
   check_compute_dtype(name, args.x);
   check_rank(name, "x", args.x, 3);
@@ -38,17 +56,7 @@ Tensor norm(Context& ctx, const char* name, const backend::NormArgs& args) {
                              here(ctx, args.scale),
                              here(ctx, args.shift)};
   ctx.kernels().norm(in, out);
-  if (Tape* tape = Tape::recording(ctx, {&args.x, &args.weight, &args.bias, &args.scale, &args.shift})) {
-    tape->record(
-        out,
-        [in, slots = std::array{tape->slot(args.x), tape->slot(args.weight), tape->slot(args.bias),
-                                tape->slot(args.scale), tape->slot(args.shift)}](Context& c, Tape& t,
-                                                                                 const Tensor& dout) {
-          const auto to = t.targets(c, slots);
-          c.kernels().norm_backward_into(dout, in, {to[0], to[1], to[2], to[3], to[4]});
-        },
-        Tape::Dout::any);
-  }
+  record_norm(ctx, args, in, out);
   return out;
 }
 

@@ -20,6 +20,9 @@ Tensor rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps);
 Tensor modulated_norm(Context& ctx, const Tensor& x, NormKind kind, float eps, const Tensor& weight,
                       const Tensor& shift, const Tensor& scale);
 
+// For ops that norm in the same pass as something else: `out` is norm(args), of which `in` is what is on the device.
+void record_norm(Context& ctx, const backend::NormArgs& args, const backend::NormArgs& in, const Tensor& out);
+
 }  // namespace raedit::ops
 
 namespace raedit::composite {

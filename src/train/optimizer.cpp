@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <map>
 
 #include "core/check.h"
 #include "tensor/memory.h"
@@ -31,6 +32,24 @@ void check_options(const OptimizerOptions& options) {
                 *options.ema_decay >= 0 && *options.ema_decay <= 1, "0 to 1");
 }
 
+// Zeros in the likeness of parameters: views of storages that are as large as theirs.
+class Likeness {
+ public:
+  Likeness(std::shared_ptr<const DeviceMemory> memory, DType dtype) : memory_(std::move(memory)), dtype_(dtype) {}
+  Tensor of(const Tensor& parameter) {
+    const auto elements = static_cast<int64_t>(parameter.storage()->bytes() / sizeof(float));
+    auto& storage = storages_[parameter.storage()->id()];
+    if (storage == nullptr)  // bfloat16 zeros are float32 zeros, and half as many
+      storage = zeros_on(memory_, {dtype_ == DType::bfloat16 ? (elements + 1) / 2 : elements}).storage();
+    return parameter.same_view_of(storage, dtype_);
+  }
+
+ private:
+  std::shared_ptr<const DeviceMemory> memory_;
+  DType dtype_;
+  std::map<uint64_t, std::shared_ptr<Storage>> storages_;
+};
+
 constexpr int64_t kStateSize = 3;
 constexpr int64_t kNumbers = 8;
 
@@ -41,20 +60,20 @@ Optimizer::Optimizer(const backend::Kernels& kernels, std::vector<Tensor> parame
   check_options(options);
   const auto memory = kernels.memory();
   std::vector<backend::Trained> trained;
+  Likeness gradients(memory, DType::float32), exp_avg(memory, DType::float32), exp_avg_sq(memory, DType::float32),
+      averages(memory, DType::float32), rounded(memory, DType::bfloat16);
   for (const Tensor& parameter : parameters_) {
-    gradients_.push_back(zeros_on(memory, parameter.shape()));
-    exp_avg_.push_back(zeros_on(memory, parameter.shape()));
-    exp_avg_sq_.push_back(zeros_on(memory, parameter.shape()));
+    gradients_.push_back(gradients.of(parameter));
+    exp_avg_.push_back(exp_avg.of(parameter));
+    exp_avg_sq_.push_back(exp_avg_sq.of(parameter));
     trained.push_back({gradients_.back(), parameter, exp_avg_.back(), exp_avg_sq_.back(), {}, {}});
     if (options.ema_decay) {
-      averages_.push_back(zeros_on(memory, parameter.shape()));
+      averages_.push_back(averages.of(parameter));
       kernels.copy(parameter, averages_.back());
       trained.back().average = averages_.back();
     }
     if (options.rounded) {
-      // In half the bytes of float32 zeros.
-      const Tensor half = zeros_on(memory, {(parameter.numel() + 1) / 2});
-      rounded_.push_back(Tensor(half.storage(), 0, parameter.shape(), DType::bfloat16));
+      rounded_.push_back(rounded.of(parameter));
       trained.back().rounded = rounded_.back();
     }
   }

@@ -32,7 +32,8 @@ struct OptimizerOptions {
 
 class Optimizer {
  public:
-  // Parameters are contiguous float32, all of a storage each, in the memory of the device, and are changed in place.
+  // Parameters are contiguous float32 in the memory of the device, and are changed in place. Those that are views of
+  // one storage have gradients, moments, averages and copies that are views of one, too.
   // Throws Error(invalid_argument) for options out of range.
   Optimizer(const backend::Kernels& kernels, std::vector<Tensor> parameters, const OptimizerOptions& options);
 

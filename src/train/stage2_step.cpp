@@ -28,17 +28,23 @@ class Recording {
 Stage2Step::Stage2Step(const backend::Kernels& kernels, models::RaeDitTransformer& model,
                        const Stage2StepOptions& options)
     : model_(model), kernels_(kernels) {
-  std::vector<Tensor> values;
-  for (const auto& [name, parameter] : models::named_parameters(model)) {
+  const bool mixed = model.dtype == DType::bfloat16;
+  const models::NamedParameters parameters = models::named_parameters(model);
+  for (const auto& [name, parameter] : parameters) {
     if (!parameter->trained()) continue;
     if (parameter->source.defined()) parameter->value = parameter->source.reshape(parameter->value.shape());
     nn::make_trainable(*parameter, kernels);
+  }
+  if (mixed)
+    for (models::RaeDitBlock& block : model.blocks) block.attn.join_trainable(kernels);
+  std::vector<Tensor> values;
+  for (const auto& [name, parameter] : parameters) {
+    if (!parameter->trained()) continue;
     names_.push_back(name);
     values.push_back(parameter->value);
   }
-  optimizer_.emplace(
-      kernels, std::move(values),
-      OptimizerOptions{options.adamw, options.max_grad_norm, options.ema_decay, model.dtype == DType::bfloat16});
+  optimizer_.emplace(kernels, std::move(values),
+                     OptimizerOptions{options.adamw, options.max_grad_norm, options.ema_decay, mixed});
 }
 
 void Stage2Step::accumulate(Context& ctx, const Stage2Batch& batch, int64_t parts) {
