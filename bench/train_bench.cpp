@@ -1,6 +1,7 @@
 // Steps of training with random weights and latents, which lie on the device: how long one takes, and what it needs.
 //   train_bench --config xl --batch 64 --steps 10 --device cuda --dtype bfloat16
 //   train_bench --check --device cuda --dtype bfloat16
+// --profile: one more step, and the time of every kernel in it.
 // --config: xl, s, tiny or a config.json. --parts N: micro-batches. --no-ema: without a moving average. --check: twenty
 // steps of the tiny model on the device and on the processor, float32 and --dtype, and how far the losses are apart.
 #include <dlfcn.h>
@@ -33,7 +34,7 @@ using Clock = std::chrono::steady_clock;
 struct Options {
   std::string config = "xl", device = "cuda", dtype = "bfloat16";
   int64_t batch = 64, steps = 10, parts = 1;
-  bool ema = true, check = false;
+  bool ema = true, check = false, profile = false;
 };
 
 Options parse(int argc, char** argv) {
@@ -47,6 +48,8 @@ Options parse(int argc, char** argv) {
     const bool more = i + 1 < argc;
     if (name == "--check")
       options.check = true;
+    else if (name == "--profile")
+      options.profile = true;
     else if (name == "--no-ema")
       options.ema = false;
     else if (texts.contains(name) && more)
@@ -227,6 +230,11 @@ void measure(const Options& options) {
               static_cast<double>(options.batch) / median * 1e3, flops / median * 1e-9,
               human_bytes(ctx.arena().peak_bytes()).c_str(), human_bytes(ctx.arena().reserved_bytes()).c_str(),
               human_bytes(device_bytes_in_use()).c_str());
+  if (!options.profile) return;
+  ctx.kernels().start_profile();
+  for (const train::Stage2Batch& part : parts) training.accumulate(ctx, part, options.parts);
+  training.step(ctx, 1e-4);
+  std::printf("%s", ctx.kernels().profile().c_str());
 }
 
 }  // namespace

@@ -136,6 +136,11 @@ class Kernels {
     return nullptr;
   }
 
+  // From start_profile() on, every kernel is timed; profile() ends that and says which took how long, for people.
+  // Nothing where a device cannot.
+  virtual void start_profile() const {}
+  virtual std::string profile() const { return ""; }
+
   // What runs here and why, for people: "cpu, 2 threads, avx512".
   virtual std::string description() const = 0;
   // Multiply-adds count as two operations a second: how fast the inner product runs on random numbers that already lie

@@ -18,6 +18,8 @@ class CudaKernels final : public Kernels {
   void synchronize() const override;
   std::unique_ptr<Graph> capture(const std::function<void()>& work) const override;
 
+  void start_profile() const override { rt_.start_profile(); }
+  std::string profile() const override { return rt_.profile(); }
   std::string description() const override;
   double ceiling_flops(DType dtype) const override;
 

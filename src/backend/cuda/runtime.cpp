@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <vector>
 
 #include "core/check.h"
 #include "core/text.h"
@@ -32,6 +34,52 @@ void check(cublasStatus_t status, const char* what) {
          .where = what,
          .found = cublasLtGetStatusName(status)});
 }
+
+// An event behind every launch: what lies between two is the time of the second, a wait for the host included.
+struct Runtime::Profile {
+  ~Profile() {
+    for (const Mark& mark : marks) (void)cudaEventDestroy(mark.event);
+  }
+
+  void mark(const char* kernel, cudaStream_t stream) {
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreate(&event), "cudaEventCreate");
+    marks.push_back({kernel, event});
+    check(cudaEventRecord(event, stream), "cudaEventRecord");
+  }
+
+  std::string table() const {
+    struct Row {
+      double milliseconds = 0;
+      int64_t launches = 0;
+    };
+    std::map<std::string, Row> rows;
+    double total = 0;
+    for (size_t i = 1; i < marks.size(); ++i) {
+      float milliseconds = 0;
+      check(cudaEventElapsedTime(&milliseconds, marks[i - 1].event, marks[i].event), "cudaEventElapsedTime");
+      Row& row = rows[marks[i].kernel];
+      row.milliseconds += milliseconds;
+      ++row.launches;
+      total += milliseconds;
+    }
+    std::vector<std::pair<std::string, Row>> sorted(rows.begin(), rows.end());
+    std::sort(sorted.begin(), sorted.end(),
+              [](const auto& a, const auto& b) { return a.second.milliseconds > b.second.milliseconds; });
+    std::string text = fmt::format("{:>10.3f} ms in all\n", total);
+    for (const auto& [kernel, row] : sorted)
+      text += fmt::format("{:>10.3f} ms {:>5.1f}% {:>6} x {:>9.1f} us  {}\n", row.milliseconds,
+                          100 * row.milliseconds / total, row.launches,
+                          1e3 * row.milliseconds / static_cast<double>(row.launches), kernel);
+    return text;
+  }
+
+  struct Mark {
+    const char* kernel;
+    cudaEvent_t event;
+  };
+  std::vector<Mark> marks;
+};
 
 Runtime::Runtime(int device) : device_(device) {
   check(cudaSetDevice(device), "cudaSetDevice");
@@ -82,10 +130,25 @@ void Runtime::synchronize() const {
 
 void Runtime::launched(const char* kernel) const {
   check(cudaGetLastError(), kernel);
-  if (!synchronous_) return;
+  if (!synchronous_ && profile_ == nullptr) return;
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   check(cudaStreamIsCapturing(stream_, &capture), "cudaStreamIsCapturing");
-  if (capture == cudaStreamCaptureStatusNone) check(cudaStreamSynchronize(stream_), kernel);
+  if (capture != cudaStreamCaptureStatusNone) return;
+  if (profile_ != nullptr) profile_->mark(kernel, stream_);
+  if (synchronous_) check(cudaStreamSynchronize(stream_), kernel);
+}
+
+void Runtime::start_profile() const {
+  synchronize();
+  profile_ = std::make_unique<Profile>();
+  profile_->mark("start", stream_);
+}
+
+std::string Runtime::profile() const {
+  if (profile_ == nullptr) return "";
+  synchronize();
+  const auto done = std::move(profile_);
+  return done->table();
 }
 
 }  // namespace raedit::backend::cuda

@@ -45,10 +45,14 @@ class Runtime {
   void synchronize() const;
   // RAEDIT_CUDA_SYNC=1: every launch waits for its kernel, so that an error names the kernel that made it.
   bool synchronous() const { return synchronous_; }
-  // What follows every launch.
+  // What follows every launch. `kernel` lives on.
   void launched(const char* kernel) const;
+  void start_profile() const;
+  std::string profile() const;
 
  private:
+  struct Profile;
+
   int device_;
   cudaDeviceProp properties_{};
   cudaStream_t stream_ = nullptr;
@@ -57,6 +61,7 @@ class Runtime {
   mutable std::byte* workspace_ = nullptr;
   mutable size_t workspace_bytes_ = 0;
   mutable std::shared_ptr<void> gemm_state_;
+  mutable std::unique_ptr<Profile> profile_;
 };
 
 // launch(rt, "swiglu", swiglu_kernel<float>, blocks, threads, shared_bytes, arguments...)
