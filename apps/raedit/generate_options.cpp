@@ -58,7 +58,7 @@ void add_machine(CLI::App& app, GenerateOptions& o) {
   app.add_option("--dtype", o.dtype, "float32 or bfloat16 (default float32)")
       ->type_name("TYPE")
       ->check(one_of({"float32", "bfloat16"}));
-  app.add_option("--device", o.device, "cpu (default; the only one so far)")->type_name("NAME")->check(one_of({"cpu"}));
+  app.add_option("--device", o.device, "cpu (default), cuda or cuda:N")->type_name("NAME")->check(device_name());
   app.add_option("--threads", o.threads, "threads to use; 0 is all (default 0)")
       ->type_name("N")
       ->check(whole_number(0, 4096));

@@ -10,6 +10,8 @@
 #include <utility>
 
 #include "core/text.h"
+#include "raedit/context.h"
+#include "raedit/error.h"
 
 namespace raedit::cli {
 namespace {
@@ -67,6 +69,19 @@ CLI::Validator number(double min, double max) {
         if (!parse_all(text, value) || !std::isfinite(value)) return fmt::format("must be a number (found '{}')", text);
         if (value < min || value > max) return fmt::format("{} (found {})", describe_range(min, max), text);
         return std::string();
+      },
+      "");
+}
+
+CLI::Validator device_name() {
+  return CLI::Validator(
+      [](const std::string& text) -> std::string {
+        try {
+          (void)Device::from_name(text);
+          return "";
+        } catch (const Error&) {
+          return fmt::format("must be cpu, cuda or cuda:N (found '{}')", text);
+        }
       },
       "");
 }

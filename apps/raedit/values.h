@@ -15,6 +15,8 @@ CLI::Validator whole_number(int64_t min, int64_t max = std::numeric_limits<int64
 CLI::Validator number(double min, double max = std::numeric_limits<double>::infinity());
 // One of a few words.
 CLI::Validator one_of(std::vector<std::string> words);
+// cpu, cuda or cuda:N; whether the machine has it shows later.
+CLI::Validator device_name();
 
 // "5GB", "500 MiB" or plain bytes, as a validator and as a number. Units of 1000 unless they have an i. parse_bytes is
 // for text that byte_count() let pass.

@@ -54,10 +54,15 @@ class RAEDIT_API Context {
   Arena& arena();
   int threads() const;
   Device device() const;
+  // Whether the device has memory of its own and can replay what it did: what runs often is worth capturing there.
+  bool has_graphs() const;
   // Waits until the device has done everything that was asked of it.
   void synchronize() const;
   // What runs and why, for people: "cpu, 2 threads, avx512 (bf16 dot product)".
   std::string description() const;
+
+  // A place for what is worth keeping from request to request, empty at first. For the engine.
+  std::shared_ptr<void>& kept(const std::string& key);
 
   // Null at inference: nothing is recorded. The tape is the caller's and must outlive its use here.
   Tape* tape() const;

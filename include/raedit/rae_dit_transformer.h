@@ -46,6 +46,16 @@ struct RAEDiT2DModelConfig {
 // [B,N,D].
 using ForwardObserver = std::function<void(const std::string& name, const Tensor& value)>;
 
+// What a model makes of times and labels alone, one row per picture: may be made for many steps ahead of the latents.
+struct RAEDiTConditioning {
+  Tensor time;         // [B,D], the embedding of the time
+  Tensor activated;    // [B,1,D], what every adaLN of the encoder stream reads
+  Tensor modulations;  // [B,1,depth*6D], what they make of it; undefined where each block computes its own
+
+  // Rows [begin, end).
+  RAEDIT_API RAEDiTConditioning slice(int64_t begin, int64_t end) const;
+};
+
 // A handle; copies share the weights, which never change. Safe to use from many threads, each with its own Context.
 class RAEDIT_API RAEDiT2DModel {
  public:
@@ -67,6 +77,10 @@ class RAEDIT_API RAEDiT2DModel {
   // Returns [B,C,S,S] in dtype(). Throws Error(invalid_argument) for wrong shapes and class ids out of range.
   Tensor forward(Context& ctx, const Tensor& hidden_states, const Tensor& timestep, const Tensor& class_labels,
                  const Tensor& conditioning_hidden_states = {}, const ForwardObserver& observe = {}) const;
+
+  // The same in two halves: forward(ctx, x, condition(ctx, t, y)) is forward(ctx, x, t, y).
+  RAEDiTConditioning condition(Context& ctx, const Tensor& timestep, const Tensor& class_labels) const;
+  Tensor forward(Context& ctx, const Tensor& hidden_states, const RAEDiTConditioning& conditioning) const;
 
  private:
   explicit RAEDiT2DModel(std::shared_ptr<const models::RaeDitTransformer> model) : model_(std::move(model)) {}

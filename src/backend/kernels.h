@@ -166,6 +166,11 @@ class Kernels {
   virtual void norm(const NormArgs& args, const Tensor& out) const = 0;
   // Forms that a device may have for inference, several ops in one pass; ops/ composes them where fused() is false.
   virtual bool fused() const { return false; }
+  // swiglu(linear(x)), out [M,N/2]; false where there is no such product for these operands: nothing was done then.
+  virtual bool linear_swiglu(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, const Tensor& out) const {
+    (void)x, (void)weight, (void)bias, (void)out;
+    return false;
+  }
   // rope(norm(x)): args.x and out [B,N,H,Dh] (x of any outer strides), the norm over Dh without scale and shift; cos
   // and sin [N,Dh], undefined for the norm alone.
   virtual void norm_rope(const NormArgs& args, const Tensor& cos, const Tensor& sin, const Tensor& out) const;

@@ -10,7 +10,9 @@
 #include "ops/activation.h"
 #include "ops/elementwise.h"
 #include "ops/gated.h"
+#include "ops/linear.h"
 #include "ops/moving.h"
+#include "tensor/memory.h"
 
 namespace raedit {
 namespace models {
@@ -104,8 +106,7 @@ RaeDitBlock::RaeDitBlock(const RAEDiT2DModelConfig& config, size_t stream) : wit
   ada_ln = nn::Linear(width, (with_shift ? 6 : 4) * width);
 }
 
-Tensor RaeDitBlock::forward(Context& ctx, Tensor x, const Tensor& condition, const nn::Rope* rope) const {
-  const Tensor modulation = ada_ln.forward(ctx, ops::silu(ctx, condition));
+Tensor RaeDitBlock::forward(Context& ctx, const Tensor& x, const Tensor& modulation, const nn::Rope* rope) const {
   Modulation parts(expand_conditioning_tokens(ctx, modulation, x.dim(1)), x.dim(2));
 
   // Read in the order of the checkpoint: shift, scale, gate of the attention, then of the feed-forward.
@@ -130,8 +131,8 @@ RaeDitFinalLayer::RaeDitFinalLayer(const RAEDiT2DModelConfig& config) {
   ada_ln = nn::Linear(width, 2 * width);
 }
 
-Tensor RaeDitFinalLayer::forward(Context& ctx, const Tensor& x, const Tensor& condition) const {
-  const Tensor modulation = ada_ln.forward(ctx, ops::silu(ctx, condition));
+Tensor RaeDitFinalLayer::forward(Context& ctx, const Tensor& x, const Tensor& activated) const {
+  const Tensor modulation = ada_ln.forward(ctx, activated);
   Modulation parts(expand_conditioning_tokens(ctx, modulation, x.dim(1)), x.dim(2));
   const Tensor shift = parts.next();
   const Tensor scale = parts.next();
@@ -153,7 +154,10 @@ RaeDitTransformer::RaeDitTransformer(const RAEDiT2DModelConfig& c)
     dec_feat_rope = nn::Rope(side(c, kDecoder), c.hidden_size[kDecoder] / c.num_heads[kDecoder]);
   }
   for (size_t stream : {kEncoder, kDecoder})
-    for (int64_t i = 0; i < c.depth[stream]; ++i) blocks.emplace_back(c, stream);
+    for (int64_t i = 0; i < c.depth[stream]; ++i) {
+      blocks.emplace_back(c, stream);
+      blocks.back().ada_ln.weight.joined = stream == kEncoder;
+    }
 }
 
 void RaeDitTransformer::complete() {
@@ -166,17 +170,48 @@ void RaeDitTransformer::complete() {
   if (dec_feat_rope) dec_feat_rope->complete();
 }
 
-void RaeDitTransformer::check_inputs(const Tensor& hidden_states, const Tensor& timestep, const Tensor& class_labels,
-                                     const Tensor& conditioning_hidden_states) const {
-  const auto check_shape = [](const char* name, const Tensor& t, const Shape& expected) {
-    RAEDIT_CHECK(t.defined() && t.shape() == expected, {.code = ErrorCode::invalid_argument,
-                                                        .what = std::string(name) + " has the wrong shape",
-                                                        .where = "RAEDiT2DModel::forward",
-                                                        .found = t.defined() ? t.shape().str() : "nothing",
-                                                        .expected = expected.str()});
-  };
-  const int64_t batch = hidden_states.defined() && hidden_states.rank() > 0 ? hidden_states.dim(0) : 0;
+void RaeDitTransformer::prepare(const backend::Kernels& kernels) {
+  const auto depth = static_cast<size_t>(config.depth[kEncoder]);
+  if (!kernels.fused() || depth == 0) return;
+  const nn::Linear& first = blocks.front().ada_ln;
+  const int64_t rows = first.weight.shape[0];
+  const auto count = static_cast<int64_t>(depth);
+  const Tensor weight = Tensor::empty({count * rows, first.weight.shape[1]}, first.weight.value.dtype());
+  const Tensor bias = Tensor::empty({count * rows}, DType::float32);
+  for (int64_t i = 0; i < count; ++i) {
+    const nn::Linear& part = blocks[static_cast<size_t>(i)].ada_ln;
+    weight.slice(0, i * rows, (i + 1) * rows).copy_from(part.weight.value);
+    bias.slice(0, i * rows, (i + 1) * rows).copy_from(part.bias.value);
+  }
+  encoder_ada_ln = kernels.pack(weight, dtype);
+  encoder_ada_ln_bias = copy_to(bias, kernels.memory());
+}
+
+namespace {
+
+void check_shape(const char* name, const Tensor& t, const Shape& expected) {
+  RAEDIT_CHECK(t.defined() && t.shape() == expected, {.code = ErrorCode::invalid_argument,
+                                                      .what = std::string(name) + " has the wrong shape",
+                                                      .where = "RAEDiT2DModel::forward",
+                                                      .found = t.defined() ? t.shape().str() : "nothing",
+                                                      .expected = expected.str()});
+}
+
+int64_t batch_of(const Tensor& t) {
+  return t.defined() && t.rank() > 0 ? t.dim(0) : 0;
+}
+
+}  // namespace
+
+void RaeDitTransformer::check_latents(const Tensor& hidden_states, const Tensor& conditioning_hidden_states) const {
+  const int64_t batch = batch_of(hidden_states);
   check_shape("hidden_states", hidden_states, {batch, config.in_channels, config.sample_size, config.sample_size});
+  if (!conditioning_hidden_states.defined()) return;
+  const int64_t count = conditioning_hidden_states.rank() == 3 ? conditioning_hidden_states.dim(1) : 1;
+  check_shape("conditioning_hidden_states", conditioning_hidden_states, {batch, count, config.hidden_size[kEncoder]});
+}
+
+void RaeDitTransformer::check_condition(int64_t batch, const Tensor& timestep, const Tensor& class_labels) const {
   check_shape("timestep", timestep, {batch});
   check_shape("class_labels", class_labels, {batch});
   RAEDIT_CHECK(class_labels.dtype() == DType::int64, {.code = ErrorCode::invalid_argument,
@@ -184,10 +219,7 @@ void RaeDitTransformer::check_inputs(const Tensor& hidden_states, const Tensor& 
                                                       .where = "RAEDiT2DModel::forward",
                                                       .found = std::string(name_of(class_labels.dtype())),
                                                       .expected = "int64"});
-  if (conditioning_hidden_states.defined()) {
-    const int64_t count = conditioning_hidden_states.rank() == 3 ? conditioning_hidden_states.dim(1) : 1;
-    check_shape("conditioning_hidden_states", conditioning_hidden_states, {batch, count, config.hidden_size[kEncoder]});
-  }
+  if (!class_labels.on_host()) return;  // whoever brought them to the device has looked at them
   const int64_t most = config.num_classes - 1 + (config.has_null_class() ? 1 : 0);
   for (const int64_t label : class_labels.to_vector<int64_t>())
     RAEDIT_CHECK(label >= 0 && label <= most, {.code = ErrorCode::invalid_argument,
@@ -197,43 +229,66 @@ void RaeDitTransformer::check_inputs(const Tensor& hidden_states, const Tensor& 
                                                .expected = fmt::format("0 to {}", most)});
 }
 
-Tensor RaeDitTransformer::encoder_stream(Context& ctx, const Tensor& latents, const Tensor& time,
-                                         const Tensor& condition, const ForwardObserver& observe) const {
+RAEDiTConditioning RaeDitTransformer::condition(Context& ctx, const Tensor& timestep,
+                                                const Tensor& class_labels) const {
+  check_condition(batch_of(timestep), timestep, class_labels);
+  RAEDiTConditioning c;
+  c.time = t_embedder.forward(ctx, timestep.to(DType::float32), dtype);
+  const Tensor label = y_embedder.forward(ctx, class_labels, dtype);
+  // SiLU here and again in every adaLN: so the model was trained.
+  const Tensor condition = ops::silu(ctx, ops::add(ctx, c.time, label));
+  c.activated = ops::silu(ctx, condition).reshape({c.time.dim(0), 1, c.time.dim(1)});
+  if (encoder_ada_ln != nullptr && !blocks.front().ada_ln.weight.trainable)
+    c.modulations = ops::linear(ctx, c.activated, {Tensor(), encoder_ada_ln}, encoder_ada_ln_bias);
+  return c;
+}
+
+Tensor RaeDitTransformer::encoder_stream(Context& ctx, const Tensor& latents, const RAEDiTConditioning& conditioning,
+                                         const ForwardObserver& observe) const {
   Tensor s = s_embedder.forward(ctx, latents);
   if (config.use_pos_embed) s = ops::add(ctx, s, pos_embed.value);
   const nn::Rope* rope = enc_feat_rope ? &*enc_feat_rope : nullptr;
   for (int64_t i = 0; i < config.depth[kEncoder]; ++i) {
-    s = blocks[static_cast<size_t>(i)].forward(ctx, s, condition, rope);
+    const RaeDitBlock& block = blocks[static_cast<size_t>(i)];
+    const int64_t width = block.ada_ln.weight.shape[0];
+    const Tensor modulation = conditioning.modulations.defined()
+                                  ? conditioning.modulations.slice(2, i * width, (i + 1) * width)
+                                  : block.ada_ln.forward(ctx, conditioning.activated);
+    s = block.forward(ctx, s, modulation, rope);
     if (observe) observe(fmt::format("block.{}", i), s);
   }
   // The class is not added again, only the time.
+  const Tensor& time = conditioning.time;
   return ops::silu(ctx, ops::add(ctx, s, time.reshape({time.dim(0), 1, time.dim(1)})));
 }
 
 Tensor RaeDitTransformer::forward(Context& ctx, const Tensor& hidden_states, const Tensor& timestep,
                                   const Tensor& class_labels, const Tensor& conditioning_hidden_states,
                                   const ForwardObserver& observe) const {
-  check_inputs(hidden_states, timestep, class_labels, conditioning_hidden_states);
+  check_latents(hidden_states, conditioning_hidden_states);
+  check_condition(hidden_states.dim(0), timestep, class_labels);
+  return forward(ctx, hidden_states, condition(ctx, timestep, class_labels), conditioning_hidden_states, observe);
+}
+
+Tensor RaeDitTransformer::forward(Context& ctx, const Tensor& hidden_states, const RAEDiTConditioning& conditioning,
+                                  const Tensor& conditioning_hidden_states, const ForwardObserver& observe) const {
+  check_latents(hidden_states, conditioning_hidden_states);
+  check_shape("conditioning.time", conditioning.time, {hidden_states.dim(0), config.hidden_size[kEncoder]});
   const Tensor latents = ops::cast(ctx, hidden_states, dtype);
-
-  const Tensor time = t_embedder.forward(ctx, timestep.to(DType::float32), dtype);
-  see(observe, "timestep_embedding", time);
-  const Tensor label = y_embedder.forward(ctx, class_labels, dtype);
-  // SiLU here and again in every adaLN: so the model was trained.
-  const Tensor condition = ops::silu(ctx, ops::add(ctx, time, label)).reshape({time.dim(0), 1, time.dim(1)});
-
+  see(observe, "timestep_embedding", conditioning.time);
   Tensor s = conditioning_hidden_states.defined() ? ops::cast(ctx, conditioning_hidden_states, dtype)
-                                                  : encoder_stream(ctx, latents, time, condition, observe);
+                                                  : encoder_stream(ctx, latents, conditioning, observe);
   see(observe, "conditioning_hidden_states", s);
   if (s_projector) s = s_projector->forward(ctx, s);
 
   Tensor x = x_embedder.forward(ctx, latents);
   const nn::Rope* rope = dec_feat_rope ? &*dec_feat_rope : nullptr;
+  const Tensor activated = ops::silu(ctx, s);
   for (auto i = static_cast<size_t>(config.depth[kEncoder]); i < blocks.size(); ++i) {
-    x = blocks[i].forward(ctx, x, s, rope);
+    x = blocks[i].forward(ctx, x, blocks[i].ada_ln.forward(ctx, activated), rope);
     if (observe) observe(fmt::format("block.{}", i), x);
   }
-  x = final_layer.forward(ctx, x, s);
+  x = final_layer.forward(ctx, x, activated);
   return ops::unpatchify(ctx, x, side(config, kDecoder), side(config, kDecoder), config.patch_size[kDecoder]);
 }
 
@@ -286,6 +341,20 @@ Tensor RAEDiT2DModel::forward(Context& ctx, const Tensor& hidden_states, const T
   return guarded("RAEDiT2DModel::forward", [&] {
     return model_->forward(ctx, hidden_states, timestep, class_labels, conditioning_hidden_states, observe);
   });
+}
+
+RAEDiTConditioning RAEDiT2DModel::condition(Context& ctx, const Tensor& timestep, const Tensor& class_labels) const {
+  return guarded("RAEDiT2DModel::condition", [&] { return model_->condition(ctx, timestep, class_labels); });
+}
+
+Tensor RAEDiT2DModel::forward(Context& ctx, const Tensor& hidden_states, const RAEDiTConditioning& conditioning) const {
+  return guarded("RAEDiT2DModel::forward",
+                 [&] { return model_->forward(ctx, hidden_states, conditioning, Tensor(), {}); });
+}
+
+RAEDiTConditioning RAEDiTConditioning::slice(int64_t begin, int64_t end) const {
+  const auto rows = [&](const Tensor& t) { return t.defined() ? t.slice(0, begin, end) : t; };
+  return {rows(time), rows(activated), rows(modulations)};
 }
 
 }  // namespace raedit

@@ -34,8 +34,9 @@ struct RaeDitBlock {
     visit("adaLN_modulation.1", self.ada_ln);
   }
 
-  // x [B,N,D]; condition [B,1,D] for all tokens or [B,M,D], M tokens of a square grid that is mapped onto x's.
-  Tensor forward(Context& ctx, Tensor x, const Tensor& condition, const nn::Rope* rope) const;
+  // x [B,N,D]; modulation: what ada_ln makes of a condition [B,1,D] for all tokens or [B,M,D], M tokens of a square
+  // grid that is mapped onto x's, after another SiLU.
+  Tensor forward(Context& ctx, const Tensor& x, const Tensor& modulation, const nn::Rope* rope) const;
 };
 
 struct RaeDitFinalLayer {
@@ -53,8 +54,8 @@ struct RaeDitFinalLayer {
     visit("adaLN_modulation.1", self.ada_ln);
   }
 
-  // x [B,N,D], condition [B,M,D] -> [B,N,p*p*C]
-  Tensor forward(Context& ctx, const Tensor& x, const Tensor& condition) const;
+  // x [B,N,D], activated: the SiLU of a condition [B,M,D] -> [B,N,p*p*C]
+  Tensor forward(Context& ctx, const Tensor& x, const Tensor& activated) const;
 };
 
 struct RaeDitTransformer {
@@ -87,18 +88,26 @@ struct RaeDitTransformer {
     visit("final_layer", self.final_layer);
   }
 
+  // The ada_ln of all encoder blocks as one product, where the device has fused kernels: they share their input.
+  std::shared_ptr<const backend::PackedMatrix> encoder_ada_ln;  // [depth*6D,D]
+  Tensor encoder_ada_ln_bias;
+
   // Computes the tables that the checkpoint did not bring.
   void complete();
+  void prepare(const backend::Kernels& kernels);
 
-  // See RAEDiT2DModel::forward.
+  // See RAEDiT2DModel, for all of these.
+  RAEDiTConditioning condition(Context& ctx, const Tensor& timestep, const Tensor& class_labels) const;
+  Tensor forward(Context& ctx, const Tensor& hidden_states, const RAEDiTConditioning& conditioning,
+                 const Tensor& conditioning_hidden_states, const ForwardObserver& observe) const;
   Tensor forward(Context& ctx, const Tensor& hidden_states, const Tensor& timestep, const Tensor& class_labels,
                  const Tensor& conditioning_hidden_states, const ForwardObserver& observe) const;
 
  private:
-  void check_inputs(const Tensor& hidden_states, const Tensor& timestep, const Tensor& class_labels,
-                    const Tensor& conditioning_hidden_states) const;
+  void check_latents(const Tensor& hidden_states, const Tensor& conditioning_hidden_states) const;
+  void check_condition(int64_t batch, const Tensor& timestep, const Tensor& class_labels) const;
   // Condition tokens from the noisy latent: [B,C,S,S] -> [B,N,D].
-  Tensor encoder_stream(Context& ctx, const Tensor& latents, const Tensor& time, const Tensor& condition,
+  Tensor encoder_stream(Context& ctx, const Tensor& latents, const RAEDiTConditioning& conditioning,
                         const ForwardObserver& observe) const;
 };
 

@@ -30,8 +30,16 @@ void randomize(M& module, DType dtype, const backend::Kernels& kernels) {
     const float deviation = is_matrix ? 1.0f / std::sqrt(inputs) : 0.02f;
     nn::assign(*p, random_tensor(p->shape, deviation, is_norm ? 1.0f : 0.0f, state), dtype, kernels);
     p->source = Tensor();
-    if (is_matrix) p->value = Tensor();
+    if (p->packed != nullptr) p->value = Tensor();
   }
+}
+
+// On the device, with nothing left that only loading needs.
+template <class M>
+void finish(M& module, const backend::Kernels& kernels) {
+  settle(module, kernels);
+  for (const auto& [name, p] : named_parameters(module))
+    if (p->role == nn::Parameter::Role::matrix) p->value = Tensor();
 }
 
 double matrix_flops(const nn::Linear& linear, int64_t rows) {
@@ -73,6 +81,7 @@ RaeDitTransformer random_transformer(const RAEDiT2DModelConfig& config, DType dt
   model.dtype = dtype;
   randomize(model, dtype, kernels);
   model.complete();
+  finish(model, kernels);
   return model;
 }
 
@@ -80,12 +89,14 @@ RaeDecoder random_decoder(const AutoencoderRAEConfig& config, DType dtype, const
   RaeDecoder model(config);
   randomize(model, dtype, kernels);
   model.complete();
+  finish(model, kernels);
   return model;
 }
 
 Dinov2WithRegisters random_encoder(const AutoencoderRAEConfig& c, DType dtype, const backend::Kernels& kernels) {
   Dinov2WithRegisters model(c.encoder_hidden_size, c.encoder_patch_size, c.encoder_num_hidden_layers);
   randomize(model, dtype, kernels);
+  finish(model, kernels);
   return model;
 }
 

@@ -119,8 +119,8 @@ FeedForward::FeedForward(int64_t width, int64_t inner, bool swiglu)
     : use_swiglu(swiglu), proj(width, swiglu ? 2 * inner : inner), out(inner, width) {}
 
 Tensor FeedForward::forward(Context& ctx, const Tensor& x) const {
-  const Tensor hidden =
-      use_swiglu ? ops::swiglu(ctx, proj.forward(ctx, x)) : proj.forward(ctx, x, Activation::gelu_tanh);
+  const Tensor hidden = use_swiglu ? ops::linear_swiglu(ctx, x, proj.weight.matrix(), proj.bias.value)
+                                   : proj.forward(ctx, x, Activation::gelu_tanh);
   return out.forward(ctx, hidden);
 }
 

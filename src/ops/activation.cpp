@@ -5,6 +5,7 @@
 
 #include "ops/check_operands.h"
 #include "ops/composite.h"
+#include "ops/linear.h"
 #include "ops/tape.h"
 
 namespace raedit::ops {
@@ -46,6 +47,19 @@ Tensor swiglu(Context& ctx, const Tensor& x) {
         Tape::Dout::any);
   }
   return out;
+}
+
+Tensor linear_swiglu(Context& ctx, const Tensor& x, const Matrix& weight, const Tensor& bias) {
+  const bool fused = ctx.tape() == nullptr && ctx.kernels().fused() && weight.packed != nullptr &&
+                     x.dtype() == weight.packed->dtype && x.dim(-1) == weight.packed->k && x.is_contiguous();
+  if (fused) {
+    Shape shape = x.shape();
+    shape.set(-1, weight.packed->n / 2);
+    const Tensor out = ctx.empty(shape, x.dtype());
+    const Tensor rows = ctx.here(x).reshape({-1, x.dim(-1)});
+    if (ctx.kernels().linear_swiglu(rows, *weight.packed, ctx.here(bias), out.reshape({-1, shape[-1]}))) return out;
+  }
+  return swiglu(ctx, linear(ctx, x, weight, bias));
 }
 
 }  // namespace raedit::ops

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backend/kernels.h"
+#include "ops/linear.h"
 #include "raedit/context.h"
 #include "raedit/tensor.h"
 
@@ -24,6 +25,9 @@ inline Tensor gelu_tanh(Context& ctx, const Tensor& x) {
 
 // x [..., 2D] holds [value; gate] (diffusers' order; upstream RAE has [gate; value]) -> value * silu(gate) [..., D].
 Tensor swiglu(Context& ctx, const Tensor& x);
+// swiglu(linear(x)) [..., N/2], in one pass where nobody records and the device has it: then without the rounding
+// between the two.
+Tensor linear_swiglu(Context& ctx, const Tensor& x, const Matrix& weight, const Tensor& bias);
 
 }  // namespace raedit::ops
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <map>
 #include <optional>
 
 #include "backend/device/device.h"
@@ -18,6 +19,7 @@ struct Context::State {
   std::unique_ptr<backend::Kernels> kernels;
   std::optional<Arena> arena;
   Tape* tape = nullptr;
+  std::map<std::string, std::shared_ptr<void>> kept;
 };
 
 Context::Context(ContextOptions options) : state_(std::make_unique<State>()) {
@@ -74,11 +76,17 @@ int Context::threads() const {
 Device Context::device() const {
   return state_->options.device;
 }
+bool Context::has_graphs() const {
+  return state_->kernels->memory() != nullptr;
+}
 void Context::synchronize() const {
   state_->kernels->synchronize();
 }
 std::string Context::description() const {
   return state_->kernels->description();
+}
+std::shared_ptr<void>& Context::kept(const std::string& key) {
+  return state_->kept[key];
 }
 Tape* Context::tape() const {
   return state_->tape;
