@@ -10,5 +10,5 @@ while read -r file; do
     continue
   fi
   findings+="$file:$lines: longer than 600 lines; split it, or give the reason in scripts/checks/long_files.txt"$'\n'
-done < <(list_files | grep -E '(\.(cpp|h|py|sh|awk|cmake|md|txt)|/run)$')
+done < <(list_files | grep -E '(\.(cpp|h|cu|cuh|py|sh|awk|cmake|md|txt)|/run)$')
 report "${findings%$'\n'}"

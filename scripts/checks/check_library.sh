@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 calls='\b(abort|exit|_exit|_Exit|quick_exit|terminate|HWY_ABORT|HWY_ASSERT)[[:space:]]*\('
 prints='\b(printf|fprintf|vprintf|vfprintf|puts|fputs|putchar|perror)[[:space:]]*\(|\bstd::(cout|cerr|clog|print|println)\b|\bfmt::print'
-mapfile -t files < <(list_files | grep -E '^(src|include)/.*\.(cpp|h)$')
+mapfile -t files < <(list_files | grep -E '^(src|include)/.*\.(cpp|h|cu|cuh)$')
 # Comments may name them.
 report "$(awk '{ code = $0; sub(/\/\/.*/, "", code) }
   code ~ /^[ \t]*$/ { next }

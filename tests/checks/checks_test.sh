@@ -42,13 +42,26 @@ case $1 in
     ;;
   format)
     put src/core/b.cpp <<<'int  f( ) {return 1 ;}'
-    rejects format src/core/b.cpp
+    put src/backend/cuda/b.cu <<<'__global__ void  f( ) { }'
+    put src/backend/cuda/c.cuh <<<'int  f( ) {return 1 ;}'
+    rejects format src/core/b.cpp src/backend/cuda/b.cu src/backend/cuda/c.cuh
     ;;
   upward_include)
     put src/core/b.cpp <<<'#include "models/autoencoder_rae.h"'
     put src/models/b.cpp <<<'#include "backend/cpu/gemm.h"'
     rejects rooms src/core/b.cpp:1 "room 'core' may not include room 'models'" \
       src/models/b.cpp:1 "room 'models' may not include room 'backend/cpu'"
+    ;;
+  cuda)
+    put src/backend/cuda/b.cu <<<$'#include <cuda_runtime.h>\n#include "ops/linear.h"\n#include <png.h>'
+    put src/backend/cuda/c.cuh <<<'#include "backend/cpu/gemm.h"'
+    put src/models/b.cu <<<'int twice();'
+    put src/backend/cuda/d.cu <<<'void f() { printf("no"); }'
+    rejects rooms "src/backend/cuda/b.cu:2: room 'backend/cuda' may not include room 'ops'" \
+      "src/backend/cuda/b.cu:3: room 'backend/cuda' may not include png.h" \
+      "src/backend/cuda/c.cuh:1: room 'backend/cuda' may not include room 'backend/cpu'" \
+      "src/models/b.cu:1: kernels live in src/backend/cuda"
+    rejects library src/backend/cuda/d.cu:1
     ;;
   library_header)
     put src/nn/b.cpp <<<$'#include <vector>\n#include <png.h>'
@@ -87,7 +100,9 @@ case $1 in
   long_file)
     seq 601 | put src/core/b.cpp
     seq 600 | put src/core/c.cpp
-    rejects length src/core/b.cpp:601
+    seq 601 | put src/backend/cuda/b.cu
+    seq 602 | put src/backend/cuda/c.cuh
+    rejects length src/core/b.cpp:601 src/backend/cuda/b.cu:601 src/backend/cuda/c.cuh:602
     ;;
   machine_folder)
     slash=/ # this file must pass the check itself
