@@ -49,7 +49,7 @@ bool encode_shuffling(CUtensorMap* map, const void* base, int64_t rows, int64_t 
   const cuuint64_t bytes = stride * 2;
   const cuuint64_t sizes[5] = {cuuint64_t(k), 2, 4, 4, cuuint64_t(rows + 31) / 32};
   const cuuint64_t strides[4] = {bytes, bytes * 8, bytes * 2, bytes * 32};
-  const cuuint32_t box[5] = {kBlockK, 2, 4, 4, cuuint32_t(box_rows / 32)};
+  const cuuint32_t box[5] = {kBlockK, 2, 4, cuuint32_t(std::min(box_rows / 8, 4)), cuuint32_t((box_rows + 31) / 32)};
   return encode(map, base, 5, sizes, strides, box);
 }
 
@@ -65,7 +65,7 @@ bool fill(Params& p, const Problem& in) {
   p.m = static_cast<int>(in.m);
   p.n = static_cast<int>(in.n);
   p.k_blocks = static_cast<int>((in.k + kBlockK - 1) / kBlockK);
-  p.tiles_n = static_cast<int>((in.n + columns - 1) / columns);
+  p.tiles_n = static_cast<int>((in.n + columns * S::kAcross - 1) / (columns * S::kAcross));
   p.clusters_m = static_cast<int>((in.m + S::kTileM * S::kMulticast - 1) / (S::kTileM * S::kMulticast));
   p.tokens = static_cast<int>(in.tokens);
   p.overlap = in.overlap;
@@ -73,6 +73,11 @@ bool fill(Params& p, const Problem& in) {
   p.out_vectors = aligned(in.out) && in.ldo % 8 == 0;
   p.residual_vectors = aligned(in.residual) && in.ldr % 8 == 0;
   p.gate_vectors = aligned(in.gate) && in.gate_batch % 8 == 0 && in.gate_row % 8 == 0;
+  p.vectors = p.out_vectors && (kEpilogue != Epilogue::gated_residual || (p.residual_vectors && p.gate_vectors));
+  // So few rows of w at a time, where all of it stays in the second-level cache anyway.
+  p.raster = in.n * in.k * (kEpilogue == Epilogue::swiglu ? 2 : 1) <= (int64_t{8} << 20) ? 4 : 8;
+  p.stagger = S::kStages / 2;
+  p.x_policy = kKeep;
   p.w_policy = p.clusters_m == 1 ? kOnce : kKeep;
   p.bias[0] = in.bias;
   p.bias[1] = in.bias_gate;
@@ -83,7 +88,7 @@ bool fill(Params& p, const Problem& in) {
   p.gate = static_cast<const bf16*>(in.gate);
   p.gate_batch = in.gate_batch;
   p.gate_row = in.gate_row;
-  return p.k_blocks >= S::kSplit && encode_rows(&p.x, in.x, in.m, in.k, in.ldx, S::kTileM) &&
+  return encode_rows(&p.x, in.x, in.m, in.k, in.ldx, S::kXRows) &&
          rows_of_w(&p.w[0], in.w, n, in.k, in.ldw, S::kPartRows) &&
          (kEpilogue != Epilogue::swiglu || rows_of_w(&p.w[1], in.w_gate, n, in.k, in.ldw, S::kPartRows));
 }
@@ -143,30 +148,28 @@ struct Entry {
 
 template <class S, bool kPersistent>
 constexpr Entry entry(const char* name) {
-  static_assert(kPersistent ? S::kSplit == 1 : !S::kTurns);
-  return {{name, S::kTileM, S::kN, S::kStages, S::kMulticast, S::kSplit, kPersistent},
+  static_assert(kPersistent || !S::kTurns);
+  return {{name, S::kTileM, S::kN, S::kStages, S::kMulticast, S::kAcross, kPersistent},
           {start<S, kPersistent, Epilogue::bias>, start<S, kPersistent, Epilogue::gelu>,
            start<S, kPersistent, Epilogue::swiglu>, start<S, kPersistent, Epilogue::gated_residual>}};
 }
 
-// Name: rows x columns of a tile; c: blocks that share w; k: split; t: warpgroups take turns.
+// Name: rows x columns of a tile; c: blocks that share w, x: that share x; t: warpgroups take turns.
 const Entry kEntries[] = {
     entry<Shape<2, 1, 256, 4, 2, 1, false>, true>("128x256 c2"),
     entry<Shape<2, 1, 192, 5, 2, 1, false>, true>("128x192 c2"),
-    entry<Shape<2, 1, 192, 5, 1, 1, false>, true>("128x192"),
-    entry<Shape<2, 2, 128, 4, 2, 1, false>, true>("256x128 c2"),
+    entry<Shape<3, 1, 192, 4, 2, 1, false>, true>("192x192 c2"),
+    entry<Shape<2, 2, 128, 4, 1, 2, false>, true>("256x128 x2"),
     entry<Shape<2, 2, 128, 6, 2, 1, true>, true>("128x128 c2 t"),
-    entry<Shape<2, 2, 192, 5, 2, 1, true>, true>("128x192 c2 t"),
-    entry<Shape<2, 1, 256, 5, 2, 1, true>, true>("64x256 c2 t"),
-    entry<Shape<1, 1, 128, 4, 4, 1, false>, false>("64x128 c4"),
-    entry<Shape<1, 1, 128, 8, 4, 1, false>, false>("64x128 c4 deep"),
+    entry<Shape<1, 1, 64, 12, 2, 1, false>, false>("64x64 c2"),
+    entry<Shape<1, 1, 64, 12, 2, 2, false>, false>("64x64 c2x2"),
+    entry<Shape<1, 1, 64, 12, 4, 2, false>, false>("64x64 c4x2"),
+    entry<Shape<1, 1, 128, 8, 4, 1, false>, false>("64x128 c4"),
+    entry<Shape<1, 1, 128, 8, 4, 2, false>, false>("64x128 c4x2"),
     entry<Shape<1, 1, 192, 6, 2, 1, false>, false>("64x192 c2"),
-    entry<Shape<1, 1, 64, 6, 2, 1, false>, false>("64x64 c2"),
-    entry<Shape<2, 1, 64, 8, 2, 1, false>, false>("128x64 c2"),
-    entry<Shape<1, 1, 128, 4, 2, 2, false>, false>("64x128 c2 k2"),
-    entry<Shape<1, 1, 128, 4, 2, 3, false>, false>("64x128 c2 k3"),
-    entry<Shape<1, 1, 64, 6, 2, 2, false>, false>("64x64 c2 k2"),
-    entry<Shape<1, 1, 64, 6, 2, 4, false>, false>("64x64 c2 k4"),
+    entry<Shape<1, 1, 192, 6, 2, 2, false>, false>("64x192 c2x2"),
+    entry<Shape<2, 1, 64, 8, 2, 2, false>, false>("128x64 c2x2"),
+    entry<Shape<2, 1, 128, 6, 2, 2, false>, false>("128x128 c2x2"),
 };
 
 const auto& table() {
@@ -179,6 +182,12 @@ const auto& table() {
 }
 
 }  // namespace
+
+#ifdef RAEDIT_GEMM_TRACE
+void read_trace(long long (*to)[8]) {
+  cudaMemcpyFromSymbol(to, trace_times, sizeof trace_times);
+}
+#endif
 
 std::span<const Config> configs() {
   return table();

@@ -1,6 +1,6 @@
 // The kernel of gemm_sm90a: one warp asks the copy engine (TMA) for tiles of x and w into a ring of shared-memory
 // stages, warpgroups multiply them (wgmma) and finish the sums in registers. Blocks of a cluster share what they read
-// of w (multicast), or share a tile along k and sum through each other's shared memory. Source: PTX ISA 8.x, chapters
+// of w (multicast) and of x. Source: PTX ISA 8.x, chapters
 // wgmma, cp.async.bulk.tensor, mbarrier, griddepcontrol.
 #pragma once
 
@@ -16,7 +16,6 @@ using bf16 = __nv_bfloat16;
 
 constexpr int kBlockK = 64;                     // one 128-byte swizzled row of bfloat16
 constexpr int kRowBytes = kBlockK * 2;          // of a stage
-constexpr int kRasterClusters = 8;              // clusters of tiles, one above the other, before the next columns
 constexpr uint64_t kKeep = 0x1000000000000000;  // L2 policies as createpolicy makes them: evict_normal,
 constexpr uint64_t kOnce = 0x12F0000000000000;  // evict_first
 
@@ -27,8 +26,12 @@ struct Params {
   int m, n, k_blocks;
   int tiles_n, clusters_m;
   int tokens;
-  bool overlap, w_shuffled, out_vectors, residual_vectors, gate_vectors;
-  uint64_t w_policy;
+  bool overlap, w_shuffled;
+  bool out_vectors, residual_vectors, gate_vectors, vectors;  // 16 bytes fit; all three
+
+  uint64_t x_policy, w_policy;
+  int raster;   // clusters of tiles, one above the other, before the next columns
+  int stagger;  // steps of k that the second warpgroup begins after the first
   const float* bias[2];
   bf16* out;
   int64_t ldo;
@@ -40,26 +43,31 @@ struct Params {
 
 // A block has kGroups warpgroups that multiply, each kRows x 64 rows by kN columns. In turns (kTurns), each has a tile
 // of its own and finishes it while the other multiplies; otherwise they stand one above the other in one tile.
-template <int kGroups_, int kRows_, int kN_, int kStages_, int kMulticast_, int kSplit_, bool kTurns_>
+template <int kGroups_, int kRows_, int kN_, int kStages_, int kMulticast_, int kAcross_, bool kTurns_>
 struct Shape {
   static constexpr int kGroups = kGroups_, kRows = kRows_, kN = kN_, kStages = kStages_;
-  static constexpr int kMulticast = kMulticast_, kSplit = kSplit_;
+  // Of a cluster, kMulticast blocks one above the other share w, kAcross side by side share x.
+  static constexpr int kMulticast = kMulticast_, kAcross = kAcross_;
   static constexpr bool kTurns = kTurns_;
-  static constexpr int kCluster = kMulticast * kSplit;
+  static constexpr int kCluster = kMulticast * kAcross;
+  static constexpr int kFriends = kMulticast + kAcross - 1;  // blocks that write to a block's stages
   static constexpr int kTileM = 64 * kRows * (kTurns ? 1 : kGroups);
   static constexpr int kABytes = kTileM * kRowBytes, kBBytes = kN * kRowBytes;
   static constexpr int kStageBytes = kABytes + kBBytes;
   static constexpr int kParts = kMulticast < 2 ? 2 : kMulticast;  // boxes of w per stage
   static constexpr int kPartRows = kN / kParts;
-  static constexpr int kSums = kRows * kN / 2;  // accumulators per thread
+  static constexpr int kXRows = kTileM / kAcross;  // in a box of x
+  static constexpr int kSums = kRows * kN / 2;     // accumulators per thread
   // Two warpgroups and a warp get 168 registers a thread; more moves over from a warpgroup that only loads.
-  static constexpr bool kMoveRegisters = kGroups == 2 && kSums > 64;
+  static constexpr bool kMoveRegisters = kGroups > 1 && kSums > 64;
+  static constexpr int kLoaderRegisters = kGroups == 3 ? 32 : 40, kOtherRegisters = kGroups == 3 ? 160 : 232;
+  static_assert(kSums <= (kGroups == 3 ? 96 : 128));
   static constexpr int kThreads = kGroups * 128 + (kMoveRegisters ? 128 : 32);
   static constexpr int kBiasBytes = kGroups * kN * 4;
   static constexpr int kSharedBytes = 1024 + kStages * kStageBytes + kBiasBytes + 2 * kStages * 8;
   static constexpr int kBlocksPerSm = kSharedBytes <= 113 * 1024 && kSums <= 64 ? 2 : 1;
-  static_assert(kPartRows % 32 == 0 && kTileM <= 256 && kPartRows <= 256 && kSharedBytes <= 232448);
-  static_assert(kSplit == 1 || (!kTurns && kSums * 4 * kGroups * 128 <= kStages * kStageBytes));
+  static_assert((kPartRows % 32 == 0 || kPartRows == 16 || kPartRows == 8) && kXRows % 8 == 0 && kTileM <= 256 &&
+                kPartRows <= 256 && kSharedBytes <= 232448);
   static_assert(!kTurns || kGroups == 2);
 };
 
@@ -95,10 +103,10 @@ struct Block {
   uint32_t barriers;  // full, then empty
   float* bias;
   int rank;         // among those that share w
-  int split;        // among those that share k
+  int side;         // among those that share x
   int first, step;  // tiles of clusters
   int tiles;
-  int k_begin, k_blocks;
+  int k_blocks;
 
   __device__ uint32_t full(int stage) const { return barriers + stage * 8; }
   __device__ uint32_t empty(int stage) const { return barriers + (S::kStages + stage) * 8; }
@@ -107,6 +115,9 @@ struct Block {
 
   static constexpr int kColumns = kEpilogue == Epilogue::swiglu ? S::kN / 2 : S::kN;
 
+  // The block of the cluster at another place.
+  __device__ int friend_at(int other_rank, int other_side) const { return other_rank + S::kMulticast * other_side; }
+
   __device__ Block(const Params& p, char* shared) {
     char* base = shared + (1024 - shared_address(shared) % 1024) % 1024;
     stages = shared_address(base);
@@ -114,62 +125,87 @@ struct Block {
     barriers = stages + S::kStages * S::kStageBytes + S::kBiasBytes;
     const int in_cluster = S::kCluster == 1 ? 0 : cluster_rank();
     rank = in_cluster % S::kMulticast;
-    split = in_cluster / S::kMulticast;
+    side = in_cluster / S::kMulticast;
     first = blockIdx.x / S::kCluster;
     step = gridDim.x / S::kCluster;
     tiles = p.tiles_n * p.clusters_m;
-    k_begin = split * p.k_blocks / S::kSplit;
-    k_blocks = (split + 1) * p.k_blocks / S::kSplit - k_begin;
+    k_blocks = p.k_blocks;
   }
 
-  // kRasterClusters clusters one above the other, then the next columns, so that what runs at one time reads few
+  // p.raster clusters one above the other, then the next columns, so that what runs at one time reads few
   // different rows of x and of w.
   __device__ Place place(const Params& p, int tile) const {
-    const int band = tile / (kRasterClusters * p.tiles_n);
-    const int height = min(kRasterClusters, p.clusters_m - band * kRasterClusters);
-    const int inside = tile - band * kRasterClusters * p.tiles_n;
-    const int cluster_m = band * kRasterClusters + inside % height;
-    return {(cluster_m * S::kMulticast + rank) * S::kTileM, inside / height * kColumns};
+    const int band = tile / (p.raster * p.tiles_n);
+    const int height = min(p.raster, p.clusters_m - band * p.raster);
+    const int inside = tile - band * p.raster * p.tiles_n;
+    const int cluster_m = band * p.raster + inside % height;
+    return {(cluster_m * S::kMulticast + rank) * S::kTileM, (inside / height * S::kAcross + side) * kColumns};
   }
 };
 
 // ---- the warp that loads: one thread of it
 
+// The i-th of the boxes of w that this block asks for: which matrix, which row of it, where in the stage.
+template <class S, Epilogue kEpilogue>
+struct Part {
+  int matrix, row, offset;
+  __device__ Part(const Block<S, kEpilogue>& block, Place at, int i) {
+    constexpr int kPerMatrix = kEpilogue == Epilogue::swiglu ? S::kParts / 2 : S::kParts;
+    const int part = block.rank + i * S::kMulticast;
+    matrix = part / kPerMatrix;
+    row = at.n + part % kPerMatrix * S::kPartRows;
+    offset = part * S::kPartRows * kRowBytes;
+  }
+};
+
 template <class S, Epilogue kEpilogue>
 __device__ __forceinline__ void load_w(const Params& p, const Block<S, kEpilogue>& block, Place at, int k, int stage) {
-  const uint16_t blocks = ((1 << S::kMulticast) - 1) << (block.split * S::kMulticast);
-  for (int part = block.rank; part < S::kParts; part += S::kMulticast) {
-    constexpr bool kTwo = kEpilogue == Epilogue::swiglu;
-    constexpr int kPerMatrix = kTwo ? S::kParts / 2 : S::kParts;
-    const CUtensorMap* map = &p.w[kTwo ? part / kPerMatrix : 0];
-    const int row = at.n + part % kPerMatrix * S::kPartRows;
-    const uint32_t to = block.b(stage) + part * S::kPartRows * kRowBytes;
+  const uint16_t blocks = ((1 << S::kMulticast) - 1) << block.friend_at(0, block.side);
+#pragma unroll
+  for (int i = 0; i < S::kParts / S::kMulticast; ++i) {
+    const Part<S, kEpilogue> part(block, at, i);
+    const CUtensorMap* map = &p.w[part.matrix];
+    const uint32_t to = block.b(stage) + part.offset;
     if (p.w_shuffled) {
       if constexpr (S::kMulticast > 1)
-        load_2d_for_all(to, map, k, row, block.full(stage), p.w_policy, blocks);
+        load_2d_for_all(to, map, k, part.row, block.full(stage), p.w_policy, blocks);
       else
-        load_2d(to, map, k, row, block.full(stage), p.w_policy);
+        load_2d(to, map, k, part.row, block.full(stage), p.w_policy);
     } else {
       if constexpr (S::kMulticast > 1)
-        load_5d_for_all(to, map, k, row / 32, block.full(stage), p.w_policy, blocks);
+        load_5d_for_all(to, map, k, part.row, block.full(stage), p.w_policy, blocks);
       else
-        load_5d(to, map, k, row / 32, block.full(stage), p.w_policy);
+        load_5d(to, map, k, part.row, block.full(stage), p.w_policy);
     }
   }
 }
 
-// What comes after the first stages, into the second-level cache.
+template <class S, Epilogue kEpilogue>
+__device__ __forceinline__ void load_x(const Params& p, const Block<S, kEpilogue>& block, Place at, int k, int stage) {
+  const uint32_t to = block.a(stage) + block.side * S::kXRows * kRowBytes;
+  const int row = at.m + block.side * S::kXRows;
+  if constexpr (S::kAcross > 1) {
+    uint32_t blocks = 0;
+#pragma unroll
+    for (int i = 0; i < S::kAcross; ++i) blocks |= 1u << block.friend_at(block.rank, i);
+    load_2d_for_all(to, &p.x, k, row, block.full(stage), p.x_policy, static_cast<uint16_t>(blocks));
+  } else {
+    load_2d(to, &p.x, k, row, block.full(stage), p.x_policy);
+  }
+}
+
+// As much again as the stages hold, into the second-level cache.
 template <class S, Epilogue kEpilogue>
 __device__ __forceinline__ void prefetch_w(const Params& p, const Block<S, kEpilogue>& block, Place at, int begin) {
-  constexpr int kPerMatrix = kEpilogue == Epilogue::swiglu ? S::kParts / 2 : S::kParts;
-  for (int part = block.rank; part < S::kParts; part += S::kMulticast) {
-    const CUtensorMap* map = &p.w[part / kPerMatrix];
-    const int row = at.n + part % kPerMatrix * S::kPartRows;
-    for (int i = begin; i < block.k_blocks; ++i) {
+#pragma unroll
+  for (int i = 0; i < S::kParts / S::kMulticast; ++i) {
+    const Part<S, kEpilogue> part(block, at, i);
+#pragma unroll 1
+    for (int step = begin; step < min(block.k_blocks, 2 * S::kStages); ++step) {
       if (p.w_shuffled)
-        prefetch_2d(map, (block.k_begin + i) * kBlockK, row);
+        prefetch_2d(&p.w[part.matrix], step * kBlockK, part.row);
       else
-        prefetch_5d(map, (block.k_begin + i) * kBlockK, row / 32);
+        prefetch_5d(&p.w[part.matrix], step * kBlockK, part.row);
     }
   }
 }
@@ -178,31 +214,37 @@ template <class S, Epilogue kEpilogue>
 __device__ __forceinline__ void load_all(const Params& p, const Block<S, kEpilogue>& block) {
   Ring<S::kStages> ring;
   bool waited = false;
+#pragma unroll 1
   for (int tile = block.first; tile < block.tiles; tile += block.step) {
     const Place at = block.place(p, tile);
     int begin = 0;
     if (!waited) {  // the first stages are free, and the weights are there before what the former kernel makes
       begin = min(S::kStages, block.k_blocks);
+#pragma unroll 1
       for (int i = 0; i < begin; ++i) {
         barrier_expect(block.full(i), S::kStageBytes);
-        load_w(p, block, at, (block.k_begin + i) * kBlockK, i);
+        load_w(p, block, at, i * kBlockK, i);
       }
       if constexpr (!S::kMoveRegisters)
         if (p.overlap && block.step >= block.tiles) prefetch_w(p, block, at, begin);
       wait_for_former_kernels();
       waited = true;
-      for (int i = 0; i < begin; ++i)
-        load_2d(block.a(i), &p.x, (block.k_begin + i) * kBlockK, at.m, block.full(i), kKeep);
+#pragma unroll 1
+      for (int i = 0; i < begin; ++i) load_x(p, block, at, i * kBlockK, i);
       ring.skip(begin);
     }
+#pragma unroll 1
     for (int i = begin; i < block.k_blocks; ++i, ring.next()) {
-      const int k = (block.k_begin + i) * kBlockK;
+      const int k = i * kBlockK;
       barrier_wait(block.empty(ring.stage), ring.phase ^ 1);
       barrier_expect(block.full(ring.stage), S::kStageBytes);
-      load_2d(block.a(ring.stage), &p.x, k, at.m, block.full(ring.stage), kKeep);
+      load_x(p, block, at, k, ring.stage);
       load_w(p, block, at, k, ring.stage);
     }
   }
+  // A block leaves when the others of its cluster have told it that they are done with its stages, no earlier.
+  if constexpr (S::kFriends > 1)
+    for (int i = 0; i < S::kStages; ++i, ring.next()) barrier_wait(block.empty(ring.stage), ring.phase ^ 1);
 }
 
 // ---- the warpgroups that multiply
@@ -210,8 +252,11 @@ __device__ __forceinline__ void load_all(const Params& p, const Block<S, kEpilog
 template <class S, Epilogue kEpilogue>
 __device__ __forceinline__ void release(const Block<S, kEpilogue>& block, int stage) {
   const int lane = threadIdx.x % 32;
-  if constexpr (S::kMulticast > 1) {
-    if (lane < S::kMulticast) barrier_arrive_at(block.empty(stage), block.split * S::kMulticast + lane);
+  if constexpr (S::kFriends > 1) {
+    const int other = lane - S::kMulticast;  // then those beside, without this block itself
+    const int to = lane < S::kMulticast ? block.friend_at(lane, block.side)
+                                        : block.friend_at(block.rank, other + (other >= block.side ? 1 : 0));
+    if (lane < S::kFriends) barrier_arrive_at(block.empty(stage), to);
   } else {
     if (lane == 0) barrier_arrive(block.empty(stage));
   }
@@ -222,8 +267,10 @@ __device__ __forceinline__ void multiply_tile(const Block<S, kEpilogue>& block, 
                                               float (&sums)[S::kRows][S::kN / 2]) {
   const int rows = S::kTurns ? 0 : group * S::kRows * 64;
   int former = -1;
+#pragma unroll 1
   for (int i = 0; i < block.k_blocks; ++i, ring.next()) {
     barrier_wait(block.full(ring.stage), ring.phase);
+    if (threadIdx.x == 0 && i == 0) trace(2);
     const uint64_t a = matrix_at(block.a(ring.stage) + rows * kRowBytes), b = matrix_at(block.b(ring.stage));
     multiply_begin();
 #pragma unroll
@@ -243,24 +290,38 @@ __device__ __forceinline__ void multiply_tile(const Block<S, kEpilogue>& block, 
 #pragma unroll
     for (int i = 0; i < S::kN / 2; ++i) asm volatile("" : "+f"(sums[r][i])::"memory");
   release(block, former);
+  if (threadIdx.x == 0) trace(3);
 }
 
 // ---- what follows the sums
 
-// 0.5 x erfc(-x / sqrt 2), erfc by Abramowitz and Stegun 7.1.26 (1.5e-7).
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// x / 2 + |x| / 2 * erf(|x| / sqrt 2), erf by Abramowitz and Stegun 7.1.26 (1.5e-7).
 __device__ __forceinline__ float gelu(float x) {
-  const float z = fabsf(x) * 0.70710678f;
-  const float t = __fdividef(1.0f, fmaf(0.3275911f, z, 1.0f));
+  const float t = reciprocal(fmaf(0.3275911f * 0.70710678f, fabsf(x), 1.0f));
   float y = fmaf(t, 1.061405429f, -1.453152027f);
   y = fmaf(t, y, 1.421413741f);
   y = fmaf(t, y, -0.284496736f);
   y = fmaf(t, y, 0.254829592f);
-  y *= t * __expf(-z * z);
-  return 0.5f * x * (x < 0 ? y : 2.0f - y);
+  y *= t;
+  const float erf = fmaf(-y, exp2_fast(x * x * -0.72134752f), 1.0f);
+  const float half = 0.5f * x;
+  return fmaf(fabsf(half), erf, half);
 }
 
 __device__ __forceinline__ float silu(float x) {
-  return __fdividef(x, 1.0f + __expf(-x));
+  return x * reciprocal(1.0f + exp2_fast(x * -1.44269504f));
 }
 
 struct Eight {
@@ -270,9 +331,10 @@ struct Eight {
 
 // Elements column..column+7 of a row; zeros from the n-th on. The loops for what 16 bytes do not fit shift through the
 // eight, so that they cost no registers.
+template <bool kWhole>
 __device__ __forceinline__ Eight load_eight(const bf16* row, int column, int n, bool vectors) {
   Eight v;
-  if (vectors && column + 8 <= n) {
+  if (kWhole || (vectors && column + 8 <= n)) {
     const uint4 all = *reinterpret_cast<const uint4*>(row + column);
     v.pair[0] = all.x, v.pair[1] = all.y, v.pair[2] = all.z, v.pair[3] = all.w;
   } else {
@@ -287,6 +349,7 @@ __device__ __forceinline__ Eight load_eight(const bf16* row, int column, int n, 
   return v;
 }
 
+template <bool kWhole>
 __device__ __forceinline__ void store_eight(bf16* row, int column, int n, bool vectors, const float (&values)[8]) {
   Eight v;
 #pragma unroll
@@ -294,7 +357,7 @@ __device__ __forceinline__ void store_eight(bf16* row, int column, int n, bool v
     const __nv_bfloat162 pair = __floats2bfloat162_rn(values[2 * i], values[2 * i + 1]);
     v.pair[i] = *reinterpret_cast<const uint32_t*>(&pair);
   }
-  if (vectors && column + 8 <= n) {
+  if (kWhole || (vectors && column + 8 <= n)) {
     *reinterpret_cast<uint4*>(row + column) = make_uint4(v.pair[0], v.pair[1], v.pair[2], v.pair[3]);
   } else {
 #pragma unroll 1
@@ -336,118 +399,108 @@ __device__ __forceinline__ void load_bias(float (&v)[8], uint32_t address) {
                  : "memory");
 }
 
-// v: eight sums of a row from `column` on; w: those of w_gate (swiglu). residual and gate were loaded before.
-template <Epilogue kEpilogue>
-__device__ __forceinline__ void finish_eight(const Params& p, const Row& row, int column, float (&v)[8], float (&w)[8],
-                                             const Eight& residual, const Eight& gate) {
+// What the gated residual reads, of kGroups groups of 32 columns.
+template <int kGroups>
+struct Extra {
+  Eight residual[kGroups][2], gate[kGroups][2];
+};
+template <>
+struct Extra<0> {};
+
+// kWhole: every row and column of the tile is inside, and 16 bytes fit.
+template <bool kWhole, int kGroups>
+__device__ __forceinline__ void load_extra(const Params& p, const Row (&rows)[2], int column, Extra<kGroups>& extra) {
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    if constexpr (kEpilogue == Epilogue::gelu) v[i] = gelu(v[i]);
-    if constexpr (kEpilogue == Epilogue::swiglu) v[i] *= silu(w[i]);
+  for (int g = 0; g < kGroups; ++g)
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      if (kWhole || rows[i].inside) {
+        extra.residual[g][i] = load_eight<kWhole>(rows[i].residual, column + g * 32, p.n, p.residual_vectors);
+        extra.gate[g][i] = load_eight<kWhole>(rows[i].gate, column + g * 32, p.n, p.gate_vectors);
+      }
+}
+
+// v: eight sums of a row from `column` on, with their bias; w: those of w_gate (swiglu).
+template <Epilogue kEpilogue, bool kWhole, class Extras>
+__device__ __forceinline__ void finish_eight(const Params& p, const Row& row, int column, float (&v)[8], float (&w)[8],
+                                             const Extras& extra, int g, int i) {
+#pragma unroll
+  for (int e = 0; e < 8; ++e) {
+    if constexpr (kEpilogue == Epilogue::gelu) v[e] = gelu(v[e]);
+    if constexpr (kEpilogue == Epilogue::swiglu) v[e] *= silu(w[e]);
   }
   if constexpr (kEpilogue == Epilogue::gated_residual) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 x = residual.at(i), g = gate.at(i);
-      v[2 * i] = fmaf(g.x, v[2 * i], x.x);
-      v[2 * i + 1] = fmaf(g.y, v[2 * i + 1], x.y);
+    for (int e = 0; e < 4; ++e) {
+      const float2 x = extra.residual[g][i].at(e), gate = extra.gate[g][i].at(e);
+      v[2 * e] = fmaf(gate.x, v[2 * e], x.x);
+      v[2 * e + 1] = fmaf(gate.y, v[2 * e + 1], x.y);
     }
   }
-  if (row.inside) store_eight(row.out, column, p.n, p.out_vectors, v);
+  if (kWhole || row.inside) store_eight<kWhole>(row.out, column, p.n, p.out_vectors, v);
 }
 
 // A thread holds of each 32 columns the eight from 8 * (lane % 4) on (the order in which w was loaded makes them its
 // own), in rows lane / 4 and lane / 4 + 8 of its warp's 16. sum(j, i, e): element e of row i in the j-th eight columns
-// as wgmma counts them.
-template <class S, Epilogue kEpilogue, int kBatch, class Sum>
-__device__ __forceinline__ void finish_groups(const Params& p, const Row (&rows)[2], int group, int first_column,
-                                              uint32_t bias, const Sum& sum) {
-  const int quarter = threadIdx.x % 4 * 8;
-  constexpr bool kGated = kEpilogue == Epilogue::gated_residual, kTwo = kEpilogue == Epilogue::swiglu;
-  Eight residual[kBatch][2], gate[kBatch][2];
-  if constexpr (kGated) {
+// as wgmma counts them. column and bias: of the thread's eight in the group; extra[g] is what belongs to them.
+template <class S, Epilogue kEpilogue, bool kWhole, class Extras, class Sum>
+__device__ __forceinline__ void finish_group(const Params& p, const Row (&rows)[2], int group, int column,
+                                             uint32_t bias, const Extras& extra, int g, const Sum& sum) {
+  constexpr bool kTwo = kEpilogue == Epilogue::swiglu;
+  float v_bias[8], w_bias[8];
+  load_bias(v_bias, bias);
+  if constexpr (kTwo) load_bias(w_bias, bias + S::kN / 2 * 4);
 #pragma unroll
-    for (int b = 0; b < kBatch; ++b)
+  for (int i = 0; i < 2; ++i) {
+    float v[8], w[8];
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int column = first_column + (group + b) * 32 + quarter;
-        if (!rows[i].inside) continue;
-        residual[b][i] = load_eight(rows[i].residual, column, p.n, p.residual_vectors);
-        gate[b][i] = load_eight(rows[i].gate, column, p.n, p.gate_vectors);
-      }
-  }
-#pragma unroll
-  for (int b = 0; b < kBatch; ++b) {
-    const int inside = (group + b) * 32 + quarter;
-    float v_bias[8], w_bias[8];
-    load_bias(v_bias, bias + inside * 4);
-    if constexpr (kTwo) load_bias(w_bias, bias + (S::kN / 2 + inside) * 4);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      float v[8], w[8];
-#pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        v[e] = sum((group + b) * 4 + e / 2, i, e % 2) + v_bias[e];
-        if constexpr (kTwo) w[e] = sum((group + b) * 4 + e / 2 + S::kN / 16, i, e % 2) + w_bias[e];
-      }
-      finish_eight<kEpilogue>(p, rows[i], first_column + inside, v, w, residual[b][i], gate[b][i]);
+    for (int e = 0; e < 8; ++e) {
+      v[e] = sum(group * 4 + e / 2, i, e % 2) + v_bias[e];
+      if constexpr (kTwo) w[e] = sum(group * 4 + e / 2 + S::kN / 16, i, e % 2) + w_bias[e];
     }
+    finish_eight<kEpilogue, kWhole>(p, rows[i], column, v, w, extra, g, i);
   }
 }
 
+// The first row of a thread, in the r-th 64 rows of its warpgroup.
+template <class S>
+__device__ __forceinline__ int first_row(Place at, int group, int r) {
+  return at.m + ((S::kTurns ? 0 : group * S::kRows) + r) * 64 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+}
+
+// How many groups of columns are loaded before the product, where there are registers for it.
 template <class S, Epilogue kEpilogue>
+constexpr int early_groups() {
+  if (kEpilogue != Epilogue::gated_residual || S::kTurns || S::kRows > 1) return 0;
+  return S::kSums > 96 || S::kGroups == 3 ? 2 : S::kSums > 64 && !S::kMoveRegisters ? 1 : S::kN / 32;
+}
+
+template <class S, Epilogue kEpilogue, bool kWhole>
 __device__ __forceinline__ void finish_tile(const Params& p, Place at, int group, uint32_t bias,
-                                            const float (&sums)[S::kRows][S::kN / 2]) {
-  constexpr int kCount = Block<S, kEpilogue>::kColumns / 32;
-  constexpr int kBatch = kEpilogue != Epilogue::gated_residual || S::kSums > 128 ? 1 : kCount % 3 == 0 ? 3 : 2;
-  static_assert(kCount % kBatch == 0);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+                                            const float (&sums)[S::kRows][S::kN / 2],
+                                            const Extra<early_groups<S, kEpilogue>()>& early) {
+  constexpr int kCount = Block<S, kEpilogue>::kColumns / 32, kEarly = early_groups<S, kEpilogue>();
+  constexpr bool kGated = kEpilogue == Epilogue::gated_residual;
+  constexpr int kBatch = (kCount - kEarly) % 3 == 0 ? 3 : (kCount - kEarly) % 2 == 0 ? 2 : 1;
+  const int quarter = threadIdx.x % 4 * 8;
 #pragma unroll
   for (int r = 0; r < S::kRows; ++r) {
-    const int row = at.m + ((S::kTurns ? 0 : group * S::kRows) + r) * 64 + warp * 16 + lane / 4;
+    const int row = first_row<S>(at, group, r);
     const Row rows[2] = {row_at<kEpilogue>(p, row), row_at<kEpilogue>(p, row + 8)};
+    const auto sum = [&](int j, int i, int e) { return sums[r][j * 4 + i * 2 + e]; };
+    if constexpr (kEarly > 0)
 #pragma unroll
-    for (int g = 0; g < kCount; g += kBatch)
-      finish_groups<S, kEpilogue, kBatch>(p, rows, g, at.n, bias,
-                                          [&](int j, int i, int e) { return sums[r][j * 4 + i * 2 + e]; });
-  }
-}
-
-// Each block of those that share k puts its sums into its own shared memory (the stages are done with), and takes
-// every kSplit-th group of columns from all, in the order of k.
-template <class S, Epilogue kEpilogue>
-__device__ __forceinline__ void finish_split(const Params& p, const Block<S, kEpilogue>& block, Place at, int group,
-                                             uint32_t bias, const float (&sums)[S::kRows][S::kN / 2]) {
-  constexpr int kOwners = S::kGroups * 128;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-  const uint32_t mine = block.stages + threadIdx.x * 16;
-  named_sync(3, kOwners);  // every warpgroup is done with the stages
+      for (int g = 0; g < kEarly; ++g)
+        finish_group<S, kEpilogue, kWhole>(p, rows, g, at.n + g * 32 + quarter, bias + (g * 32 + quarter) * 4, early, g,
+                                           sum);
 #pragma unroll
-  for (int r = 0; r < S::kRows; ++r)
+    for (int g0 = kEarly; g0 < kCount; g0 += kBatch) {
+      Extra<kGated ? kBatch : 0> extra;
+      if constexpr (kGated) load_extra<kWhole>(p, rows, at.n + g0 * 32 + quarter, extra);
 #pragma unroll
-    for (int j = 0; j < S::kN / 8; ++j)
-      asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(mine + (r * S::kN / 8 + j) * kOwners * 16),
-                   "f"(sums[r][j * 4]), "f"(sums[r][j * 4 + 1]), "f"(sums[r][j * 4 + 2]), "f"(sums[r][j * 4 + 3])
-                   : "memory");
-  cluster_sync();
-  for (int r = 0; r < S::kRows; ++r) {
-    const int row = at.m + (group * S::kRows + r) * 64 + warp * 16 + lane / 4;
-    const Row rows[2] = {row_at<kEpilogue>(p, row), row_at<kEpilogue>(p, row + 8)};
-    for (int g = block.split; g < Block<S, kEpilogue>::kColumns / 32; g += S::kSplit) {
-      constexpr int kMatrices = kEpilogue == Epilogue::swiglu ? 2 : 1;
-      float total[kMatrices][4][4] = {};
-#pragma unroll
-      for (int s = 0; s < S::kSplit; ++s)
-#pragma unroll
-        for (int t = 0; t < kMatrices * 4; ++t) {
-          const int j = g * 4 + t % 4 + t / 4 * (S::kN / 16);
-          const float4 v = load_from(mine + (r * S::kN / 8 + j) * kOwners * 16, s * S::kMulticast + block.rank);
-          float(&to)[4] = total[t / 4][t % 4];
-          to[0] += v.x, to[1] += v.y, to[2] += v.z, to[3] += v.w;
-        }
-      finish_groups<S, kEpilogue, 1>(p, rows, g, at.n, bias, [&](int j, int i, int e) {
-        return j < g * 4 + 4 ? total[0][j - g * 4][i * 2 + e] : total[kMatrices - 1][j - g * 4 - S::kN / 16][i * 2 + e];
-      });
+      for (int g = 0; g < kBatch; ++g)
+        finish_group<S, kEpilogue, kWhole>(p, rows, g0 + g, at.n + (g0 + g) * 32 + quarter,
+                                           bias + ((g0 + g) * 32 + quarter) * 4, extra, g, sum);
     }
   }
 }
@@ -466,9 +519,10 @@ __device__ __forceinline__ void multiply_all(const Params& p, const Block<S, kEp
       tile += block.step;
       ring.skip(block.k_blocks);
     }
-  } else if (S::kGroups == 2 && S::kSplit == 1 && group == 1 && tile < block.tiles) {
+  } else if (S::kGroups > 1 && group > 0 && tile < block.tiles) {
     // One behind the other, so that one multiplies while the other finishes its tile.
-    barrier_wait(block.full(min(S::kStages / 2, block.k_blocks) - 1), 0);
+    const int ahead = min(p.stagger * group / max(S::kGroups - 1, 1), block.k_blocks);
+    if (ahead > 0) barrier_wait(block.full(ahead - 1), 0);
   }
   wait_for_former_kernels();
   for (; tile < block.tiles; tile += block.step * (S::kTurns ? 2 : 1)) {
@@ -479,6 +533,16 @@ __device__ __forceinline__ void multiply_all(const Params& p, const Block<S, kEp
       const int in_tile = thread + i * 128, matrix = in_tile / B::kColumns, column = at.n + in_tile % B::kColumns;
       biases[i] = in_tile < S::kN && column < p.n && p.bias[matrix] != nullptr ? __ldg(p.bias[matrix] + column) : 0.0f;
     }
+    const bool whole = p.vectors && at.m + S::kTileM <= p.m && at.n + B::kColumns <= p.n;
+    Extra<early_groups<S, kEpilogue>()> early;
+    if constexpr (early_groups<S, kEpilogue>() > 0) {
+      const int row = first_row<S>(at, group, 0);
+      const Row rows[2] = {row_at<kEpilogue>(p, row), row_at<kEpilogue>(p, row + 8)};
+      if (whole)
+        load_extra<true>(p, rows, at.n + thread % 4 * 8, early);
+      else
+        load_extra<false>(p, rows, at.n + thread % 4 * 8, early);
+    }
     float sums[S::kRows][S::kN / 2];
     if constexpr (S::kTurns) named_sync(1 + group, 256);
     multiply_tile(block, group, ring, sums);
@@ -488,44 +552,47 @@ __device__ __forceinline__ void multiply_all(const Params& p, const Block<S, kEp
     for (int i = 0; i < kBiases; ++i)
       if (thread + i * 128 < S::kN) bias[thread + i * 128] = biases[i];
     named_sync(4 + group, 128);
-    if constexpr (S::kSplit > 1)
-      finish_split(p, block, at, group, shared_address(bias), sums);
+    if (whole)
+      finish_tile<S, kEpilogue, true>(p, at, group, shared_address(bias), sums, early);
     else
-      finish_tile<S, kEpilogue>(p, at, group, shared_address(bias), sums);
+      finish_tile<S, kEpilogue, false>(p, at, group, shared_address(bias), sums, early);
   }
 }
 
 template <class S, Epilogue kEpilogue>
 __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) gemm_kernel(const __grid_constant__ Params p) {
   extern __shared__ char shared[];
+  if (threadIdx.x == 0) trace(0), trace_global(6);
   const Block<S, kEpilogue> block(p, shared);
   const int warp = threadIdx.x / 32;
+  if (threadIdx.x == S::kGroups * 128) {
+    prefetch_map(&p.w[0]);
+    if constexpr (kEpilogue == Epilogue::swiglu) prefetch_map(&p.w[1]);
+    prefetch_map(&p.x);
+  }
   if (threadIdx.x == 0) {
     for (int i = 0; i < S::kStages; ++i) {
       barrier_init(block.full(i), 1);
-      barrier_init(block.empty(i), (S::kTurns ? 1 : S::kGroups) * 4 * S::kMulticast);
+      barrier_init(block.empty(i), (S::kTurns ? 1 : S::kGroups) * 4 * S::kFriends);
     }
     asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
   }
   if constexpr (S::kCluster > 1)
-    cluster_sync();
+    cluster_meet();
   else
     __syncthreads();
+  if (threadIdx.x == 0) trace(1);
   let_next_kernel_start();
   if (warp >= S::kGroups * 4) {
-    if constexpr (S::kMoveRegisters)
-      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(S::kSums > 128 ? 24 : 40));
+    if constexpr (S::kMoveRegisters) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(S::kLoaderRegisters));
     if (threadIdx.x == S::kGroups * 128) load_all(p, block);
     __syncwarp();
-    if constexpr (S::kSplit > 1) cluster_sync();  // with those in finish_split
   } else {
-    if constexpr (S::kMoveRegisters)
-      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::kSums > 128 ? 240 : 232));
+    if constexpr (S::kMoveRegisters) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::kOtherRegisters));
     multiply_all(p, block);
     __syncwarp();
+    if (threadIdx.x == 0) trace(4), trace_global(7);
   }
-  // No block leaves while another of its cluster may write to it or read from it.
-  if constexpr (S::kCluster > 1) cluster_sync();
 }
 
 }  // namespace raedit::backend::cuda::sm90a

@@ -1,10 +1,8 @@
 // out = epilogue(x * w^T) for bfloat16 on Hopper (sm_90a: TMA, mbarrier pipelines, warp-specialised wgmma), with what
 // follows the product in a transformer block done before it is stored. Numbers are bfloat16, sums are float32.
 //
-// Bits: an output element is one chain of sums over k in steps of 16 from k = 0, whatever the tile, so all
-// configurations with split 1 give the same bits for a row, whatever M is and wherever the row stands. split S > 1 sums
-// S such chains (over equal ranges of 64 columns of k) in the order of k: the same bits for every M again, but other
-// ones than split 1. A caller that wants rows that do not depend on M therefore chooses the split by (n, k) alone.
+// Bits: an output element is one chain of sums over k in steps of 16 from k = 0, whatever the tile. So all
+// configurations give the same bits for a row, whatever M is and wherever the row stands.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -57,7 +55,7 @@ struct Config {
   int tile_n;  // rows of w (and w_gate) per block
   int stages;
   int multicast;    // blocks that share what they read of w, one above the other
-  int split;        // blocks that share a tile along k, 64 columns or more each
+  int across;       // blocks that share what they read of x, side by side
   bool persistent;  // one block per multiprocessor (many rows), else one per tile (few rows)
 };
 

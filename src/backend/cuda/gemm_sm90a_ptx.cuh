@@ -9,6 +9,23 @@
 
 namespace raedit::backend::cuda::sm90a {
 
+#ifdef RAEDIT_GEMM_TRACE
+__device__ long long trace_times[2048][8];
+__device__ inline void trace(int slot) {
+  long long t;
+  asm volatile("mov.u64 %0, %%clock64;" : "=l"(t)::"memory");
+  trace_times[blockIdx.x % 2048][slot] = t;
+}
+__device__ inline void trace_global(int slot) {
+  long long t;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t)::"memory");
+  trace_times[blockIdx.x % 2048][slot] = t;
+}
+#else
+__device__ inline void trace(int) {}
+__device__ inline void trace_global(int) {}
+#endif
+
 __device__ inline uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
@@ -57,23 +74,15 @@ __device__ inline void barrier_arrive_at(uint32_t barrier, int rank) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(shared_address_of(barrier, rank)) : "memory");
 }
 
-__device__ inline float4 load_from(uint32_t address, int rank) {
-  float4 v;
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(shared_address_of(address, rank))
-               : "memory");
-  return v;
-}
-
 __device__ inline int cluster_rank() {
   uint32_t rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return static_cast<int>(rank);
 }
 
-__device__ inline void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+// Every thread of the cluster is here; orders nothing but barriers that were initialised and fenced.
+__device__ inline void cluster_meet() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
 __device__ inline void named_sync(int id, int threads) {
@@ -108,21 +117,27 @@ __device__ inline void load_2d_for_all(uint32_t to, const CUtensorMap* map, int 
       : "memory");
 }
 
-__device__ inline void load_5d(uint32_t to, const CUtensorMap* map, int c0, int c4, uint32_t barrier, uint64_t policy) {
+// Maps of five dimensions (k, and the row in four): row is a place in shared memory's order, see encode_shuffling.
+__device__ inline void load_5d(uint32_t to, const CUtensorMap* map, int c0, int row, uint32_t barrier,
+                               uint64_t policy) {
   asm volatile(
       "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%3, %5, %5, %5, %4}], [%2], %6;" ::"r"(to),
-      "l"(map), "r"(barrier), "r"(c0), "r"(c4), "r"(0), "l"(policy)
+      " [%0], [%1, {%3, %5, %5, %7, %4}], [%2], %6;" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(c0), "r"(row / 32), "r"(0), "l"(policy), "r"(row / 8 % 4)
       : "memory");
 }
 
-__device__ inline void load_5d_for_all(uint32_t to, const CUtensorMap* map, int c0, int c4, uint32_t barrier,
+__device__ inline void load_5d_for_all(uint32_t to, const CUtensorMap* map, int c0, int row, uint32_t barrier,
                                        uint64_t policy, uint16_t blocks) {
   asm volatile(
       "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint"
-      " [%0], [%1, {%3, %5, %5, %5, %4}], [%2], %6, %7;" ::"r"(to),
-      "l"(map), "r"(barrier), "r"(c0), "r"(c4), "r"(0), "h"(blocks), "l"(policy)
+      " [%0], [%1, {%3, %5, %5, %8, %4}], [%2], %6, %7;" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(c0), "r"(row / 32), "r"(0), "h"(blocks), "l"(policy), "r"(row / 8 % 4)
       : "memory");
+}
+
+__device__ inline void prefetch_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
 // Asks for a box of w to be brought into the second-level cache.
@@ -130,9 +145,9 @@ __device__ inline void prefetch_2d(const CUtensorMap* map, int c0, int c1) {
   asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(c0), "r"(c1));
 }
 
-__device__ inline void prefetch_5d(const CUtensorMap* map, int c0, int c4) {
-  asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global.tile [%0, {%1, %3, %3, %3, %2}];" ::"l"(map), "r"(c0),
-               "r"(c4), "r"(0));
+__device__ inline void prefetch_5d(const CUtensorMap* map, int c0, int row) {
+  asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global.tile [%0, {%1, %3, %3, %4, %2}];" ::"l"(map), "r"(c0),
+               "r"(row / 32), "r"(0), "r"(row / 8 % 4));
 }
 
 // Rows of 128 bytes, swizzled in groups of 8 rows (1024 bytes apart), k contiguous: layout 1 (128B) in bits 62-63, the
