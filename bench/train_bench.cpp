@@ -1,7 +1,8 @@
 // Steps of training with random weights and latents, which lie on the device: how long one takes, and what it needs.
 //   train_bench --config xl --batch 64 --steps 10 --device cuda --dtype bfloat16
 //   train_bench --check --device cuda --dtype bfloat16
-// --profile: one more step, and the time of every kernel in it.
+// --graph: steps are replayed (one part). --checkpointing: blocks keep only what goes into them. --profile: one more
+// step, and the time of every kernel in it.
 // --config: xl, s, tiny or a config.json. --parts N: micro-batches. --no-ema: without a moving average. --check: twenty
 // steps of the tiny model on the device and on the processor, float32 and --dtype, and how far the losses are apart.
 #include <dlfcn.h>
@@ -34,7 +35,7 @@ using Clock = std::chrono::steady_clock;
 struct Options {
   std::string config = "xl", device = "cuda", dtype = "bfloat16";
   int64_t batch = 64, steps = 10, parts = 1;
-  bool ema = true, check = false, profile = false;
+  bool ema = true, check = false, profile = false, checkpointing = false, graph = false;
 };
 
 Options parse(int argc, char** argv) {
@@ -48,6 +49,10 @@ Options parse(int argc, char** argv) {
     const bool more = i + 1 < argc;
     if (name == "--check")
       options.check = true;
+    else if (name == "--graph")
+      options.graph = true;
+    else if (name == "--checkpointing")
+      options.checkpointing = true;
     else if (name == "--profile")
       options.profile = true;
     else if (name == "--no-ema")
@@ -195,7 +200,9 @@ void measure(const Options& options) {
   const RAEDiT2DModelConfig config = config_named(options.config);
   const auto start = Clock::now();
   const auto model = random_model(config, dtype_named(options.dtype), ctx.kernels());
-  train::Stage2Step training(ctx.kernels(), *model, step_options(options.ema));
+  train::Stage2StepOptions training_options = step_options(options.ema);
+  training_options.checkpointing = options.checkpointing;
+  train::Stage2Step training(ctx.kernels(), *model, training_options);
   int64_t parameters = 0;
   for (const Tensor& parameter : training.parameters()) parameters += parameter.numel();
   std::vector<train::Stage2Batch> parts;
@@ -212,9 +219,15 @@ void measure(const Options& options) {
   std::vector<double> times;
   for (int64_t step = 0; step < kWarmUp + options.steps; ++step) {
     const auto begin = Clock::now();
-    for (const train::Stage2Batch& part : parts) training.accumulate(ctx, part, options.parts);
-    const std::chrono::duration<double, std::milli> asked = Clock::now() - begin;
-    const train::Stage2StepResult result = training.step(ctx, 1e-4);
+    std::chrono::duration<double, std::milli> asked{};
+    train::Stage2StepResult result;
+    if (options.graph) {
+      result = training.replay(ctx, parts[0], 1e-4);
+    } else {
+      for (const train::Stage2Batch& part : parts) training.accumulate(ctx, part, options.parts);
+      asked = Clock::now() - begin;
+      result = training.step(ctx, 1e-4);
+    }
     const std::chrono::duration<double, std::milli> took = Clock::now() - begin;
     std::printf("step %2lld: %8.2f ms (asked for after %.2f ms), loss %.5f, gradient norm %.5f %s\n",
                 static_cast<long long>(step), took.count(), asked.count(), result.loss, result.grad_norm,
@@ -241,6 +254,7 @@ void measure(const Options& options) {
 
 int main(int argc, char** argv) {
   const Options options = parse(argc, argv);
+  if (options.graph && options.parts != 1) std::exit(2);
   try {
     if (options.check) return check(options) ? 0 : 1;
     measure(options);

@@ -12,6 +12,7 @@
 #include "ops/gated.h"
 #include "ops/linear.h"
 #include "ops/moving.h"
+#include "ops/tape.h"
 #include "tensor/memory.h"
 
 namespace raedit {
@@ -254,7 +255,8 @@ Tensor RaeDitTransformer::encoder_stream(Context& ctx, const Tensor& latents, co
     const Tensor modulation = conditioning.modulations.defined()
                                   ? conditioning.modulations.slice(2, i * width, (i + 1) * width)
                                   : block.ada_ln.forward(ctx, conditioning.activated);
-    s = block.forward(ctx, s, modulation, rope);
+    s = Tape::checkpointed(ctx,
+                           [&block, s, modulation, rope](Context& c) { return block.forward(c, s, modulation, rope); });
     if (observe) observe(fmt::format("block.{}", i), s);
   }
   // The class is not added again, only the time.
@@ -285,7 +287,9 @@ Tensor RaeDitTransformer::forward(Context& ctx, const Tensor& hidden_states, con
   const nn::Rope* rope = dec_feat_rope ? &*dec_feat_rope : nullptr;
   const Tensor activated = ops::silu(ctx, s);
   for (auto i = static_cast<size_t>(config.depth[kEncoder]); i < blocks.size(); ++i) {
-    x = blocks[i].forward(ctx, x, blocks[i].ada_ln.forward(ctx, activated), rope);
+    x = Tape::checkpointed(ctx, [&block = blocks[i], x, activated, rope](Context& c) {
+      return block.forward(c, x, block.ada_ln.forward(c, activated), rope);
+    });
     if (observe) observe(fmt::format("block.{}", i), x);
   }
   x = final_layer.forward(ctx, x, activated);

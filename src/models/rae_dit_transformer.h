@@ -103,9 +103,11 @@ struct RaeDitTransformer {
   Tensor forward(Context& ctx, const Tensor& hidden_states, const Tensor& timestep, const Tensor& class_labels,
                  const Tensor& conditioning_hidden_states, const ForwardObserver& observe) const;
 
+  // Throws Error(invalid_argument) for what forward() does not take. Labels on a device were looked at before.
+  void check_condition(int64_t batch, const Tensor& timestep, const Tensor& class_labels) const;
+
  private:
   void check_latents(const Tensor& hidden_states, const Tensor& conditioning_hidden_states) const;
-  void check_condition(int64_t batch, const Tensor& timestep, const Tensor& class_labels) const;
   // Condition tokens from the noisy latent: [B,C,S,S] -> [B,N,D].
   Tensor encoder_stream(Context& ctx, const Tensor& latents, const RAEDiTConditioning& conditioning,
                         const ForwardObserver& observe) const;

@@ -23,6 +23,19 @@ class WithoutTape {
   Tape* tape_;
 };
 
+// Ops that a backward function runs anew must.
+class Recorded {
+ public:
+  Recorded(Context& ctx, Tape& tape) : ctx_(ctx), before_(ctx.tape()) { ctx_.set_tape(&tape); }
+  ~Recorded() { ctx_.set_tape(before_); }
+  Recorded(const Recorded&) = delete;
+  Recorded& operator=(const Recorded&) = delete;
+
+ private:
+  Context& ctx_;
+  Tape* before_;
+};
+
 // Views here are of float32 storages without memory, whatever the memory's dtype.
 int64_t elements_of(const std::shared_ptr<Storage>& shape_only) {
   return static_cast<int64_t>(shape_only->bytes() / sizeof(float));
@@ -127,6 +140,36 @@ Tape::Slot Tape::slot(const Tensor& tensor) const {
 void Tape::record(const Tensor& out, Backward backward, Dout dout) {
   add_entry(out, false);
   nodes_.push_back(Node{slot(out), out.storage()->id(), std::move(backward), dout});
+}
+
+// Nodes from this one on, and the gradients of their results, but for that of one tensor.
+void Tape::forget(size_t first_node, const Tensor& but) {
+  const uint64_t kept = but.storage()->id();
+  for (; nodes_.size() > first_node; nodes_.pop_back()) {
+    const uint64_t id = nodes_.back().out_id;
+    if (id == kept) continue;
+    owner_of_slot_.erase(entries_.at(id).shape_only->id());
+    entries_.erase(id);
+  }
+}
+
+Tensor Tape::checkpointed(Context& ctx, const std::function<Tensor(Context&)>& work) {
+  Tape* tape = ctx.tape();
+  if (tape == nullptr || !tape->checkpointing_) return work(ctx);
+  const size_t first = tape->nodes_.size();
+  const Tensor out = work(ctx);
+  if (tape->nodes_.size() == first) return out;
+  tape->forget(first, out);
+  tape->record(
+      out,
+      [work](Context& c, Tape& t, const Tensor& dout) {
+        // Its nodes are the last ones now, and the next to go back.
+        const Recorded again(c, t);
+        const Tensor result = work(c);
+        t.pass_on(c, t.slot(result), dout);
+      },
+      Dout::any);
+  return out;
 }
 
 // Zeros where nothing was written.

@@ -48,6 +48,8 @@ class Tape {
   // The bfloat16 numbers of a watched tensor, or an undefined tensor.
   Tensor rounded(const Tensor& leaf) const;
   void use_half_gradients() { half_ = true; }
+  // From now on, of what runs in checkpointed() only the operands and the result are kept.
+  void use_checkpointing() { checkpointing_ = true; }
 
   // The tape to record on, or null: none is set, or no operand wants a gradient. Undefined operands are skipped.
   static Tape* recording(const Context& ctx, std::initializer_list<const Tensor*> operands);
@@ -75,6 +77,11 @@ class Tape {
   // The last thing that a backward function does with dout.
   void pass_on(Context& ctx, const Slot& slot, const Tensor& dout);
 
+  // work(ctx): a piece of a model that makes one new tensor. Where this was asked for of the tape, nothing in between
+  // is kept, and the way back runs it once more: the same numbers in less memory and more time. `work` holds its
+  // operands by value.
+  static Tensor checkpointed(Context& ctx, const std::function<Tensor(Context&)>& work);
+
   // Adds dout (out's shape, any floating dtype) to out's gradient and runs everything recorded, last first. Afterwards
   // the tape is empty but for the gradients of the leaves.
   void backward(Context& ctx, const Tensor& out, const Tensor& dout);
@@ -101,6 +108,7 @@ class Tape {
   Entry& add_entry(const Tensor& tensor, bool leaf);
   Entry& entry_of(const Slot& slot) { return entries_.at(owner_of_slot_.at(slot.view_.storage()->id())); }
   bool separate(const Slot& slot, std::span<const Slot> all) const;
+  void forget(size_t first_node, const Tensor& but);
   void fill_gaps(Context& ctx, Entry& entry) const;
   void make_float32(Context& ctx, Entry& entry) const;
   void complete_leaves(Context& ctx);
@@ -108,7 +116,7 @@ class Tape {
   std::unordered_map<uint64_t, Entry> entries_;           // by the id of the tensor's storage
   std::unordered_map<uint64_t, uint64_t> owner_of_slot_;  // id of shape_only -> id of the tensor's storage
   std::vector<Node> nodes_;
-  bool half_ = false;
+  bool half_ = false, checkpointing_ = false;
 };
 
 }  // namespace raedit

@@ -27,7 +27,7 @@ class Recording {
 
 Stage2Step::Stage2Step(const backend::Kernels& kernels, models::RaeDitTransformer& model,
                        const Stage2StepOptions& options)
-    : model_(model), kernels_(kernels) {
+    : model_(model), kernels_(kernels), checkpointing_(options.checkpointing) {
   const bool mixed = model.dtype == DType::bfloat16;
   const models::NamedParameters parameters = models::named_parameters(model);
   for (const auto& [name, parameter] : parameters) {
@@ -55,6 +55,7 @@ void Stage2Step::accumulate(Context& ctx, const Stage2Batch& batch, int64_t part
   Tape tape;
   const std::vector<Tensor>&values = parameters(), &rounded = optimizer_->rounded();
   if (!rounded.empty()) tape.use_half_gradients();
+  if (checkpointing_) tape.use_checkpointing();
   for (size_t i = 0; i < values.size(); ++i)
     tape.watch(values[i], optimizer_->gradients()[i], accumulated_ == 0, rounded.empty() ? Tensor() : rounded[i]);
   const Recording recording(ctx, tape);
@@ -69,13 +70,35 @@ Stage2StepResult Stage2Step::step(Context& ctx, double lr) {
   if (accumulated_ == 0)
     for (const Tensor& gradient : gradients) fill_zero(gradient);
   accumulated_ = 0;
-  const Optimizer::Result taken = optimizer_->step(ctx.kernels(), lr);
+  return result_of(optimizer_->step(ctx.kernels(), lr));
+}
+
+Stage2StepResult Stage2Step::result_of(const Optimizer::Result& taken) const {
+  const std::vector<Tensor>& gradients = optimizer_->gradients();
   Stage2StepResult result{taken.loss, taken.grad_norm, ""};
   if (taken.finite) return result;
   for (size_t i = 0; i < gradients.size() && result.not_finite.empty(); ++i)
-    if (!std::isfinite(ctx.kernels().sum_of_squares(gradients[i]))) result.not_finite = names_[i];
+    if (!std::isfinite(kernels_.sum_of_squares(gradients[i]))) result.not_finite = names_[i];
   if (result.not_finite.empty()) result.not_finite = "loss";
   return result;
+}
+
+Stage2StepResult Stage2Step::replay(Context& ctx, const Stage2Batch& batch, double lr) {
+  RAEDIT_CHECK(
+      accumulated_ == 0,
+      {.code = ErrorCode::invalid_argument, .what = "gradients were accumulated and not used", .where = "replay"});
+  if (!replay_)
+    replay_.emplace([this](Context& c, const std::vector<Tensor>& in) {
+      accumulate(c, {in[0], in[1], in[2], in[3], in[4]});
+      accumulated_ = 0;
+      optimizer_->launch(c.kernels());
+      return optimizer_->loss();
+    });
+  // The model looks at labels that are on the host; here they are not when it sees them.
+  model_.check_condition(batch.latents.defined() ? batch.latents.dim(0) : 0, batch.sigmas, batch.class_labels);
+  optimizer_->set_lr(lr);
+  replay_->run(ctx, {batch.latents, batch.noise, batch.sigmas, batch.class_labels, batch.weights});
+  return result_of(optimizer_->finish());
 }
 
 }  // namespace raedit::train

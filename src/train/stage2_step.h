@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "models/rae_dit_transformer.h"
+#include "ops/replay.h"
 #include "train/optimizer.h"
 
 namespace raedit::train {
@@ -28,6 +29,9 @@ struct Stage2StepOptions {
   AdamWOptions adamw = {};
   double max_grad_norm = 1.0;  // 0: no clipping
   std::optional<double> ema_decay;
+  // Of each block only what goes in is kept, and the way back computes the rest once more: a third more time, a
+  // fraction of the memory, the same numbers.
+  bool checkpointing = false;
 };
 
 struct Stage2StepResult {
@@ -44,11 +48,17 @@ class Stage2Step {
   // They live in the memory of the device whose kernels these are; every Context that comes later must be of it.
   Stage2Step(const backend::Kernels& kernels, models::RaeDitTransformer& model, const Stage2StepOptions& options);
 
+  Stage2Step(const Stage2Step&) = delete;
+  Stage2Step& operator=(const Stage2Step&) = delete;
+
   // Forward and backward of one of `parts` equally large micro-batches. Throws Error(invalid_argument) for operands
   // that do not fit.
   void accumulate(Context& ctx, const Stage2Batch& batch, int64_t parts = 1);
   // With what was accumulated, which is forgotten.
   Stage2StepResult step(Context& ctx, double lr);
+  // Both, for a whole batch: where the device has graphs, the second call captures all that the device has to do, and
+  // from then on it is asked for at once. Always with the same Context and batches of one shape.
+  Stage2StepResult replay(Context& ctx, const Stage2Batch& batch, double lr);
 
   // FOLDER/{transformer,ema}/ in the diffusers layout, optimizer.safetensors and trainer_state.json; the folder appears
   // whole or not at all. Between steps only. restore() brings back every bit of it; the model must have the same
@@ -63,10 +73,14 @@ class Stage2Step {
   int64_t steps() const { return optimizer_->steps(); }
 
  private:
+  Stage2StepResult result_of(const Optimizer::Result& taken) const;
+
   models::RaeDitTransformer& model_;
   const backend::Kernels& kernels_;
+  const bool checkpointing_;
   std::vector<std::string> names_;
   std::optional<Optimizer> optimizer_;
+  std::optional<ops::Replay> replay_;
   int64_t accumulated_ = 0;  // micro-batches whose gradients are there
 };
 

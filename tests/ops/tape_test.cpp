@@ -123,6 +123,41 @@ TEST_F(TapeTest, WithoutATapeNothingIsKept) {
   EXPECT_EQ(ctx_.arena().bytes_in_use(), y.nbytes());
 }
 
+// The same gradients to the last bit, and less kept: y = f(f(f(x))), where f keeps four tensors and makes one.
+TEST_F(TapeTest, WhatIsCheckpointedIsRunAgain) {
+  const Tensor x = random({64, 64}, 1), w = random({64, 64}, 2), dout = random({64, 64}, 3);
+  int runs = 0;
+  const auto gradients = [&](bool checkpointing, size_t& kept) {
+    Tape tape;
+    if (checkpointing) tape.use_checkpointing();
+    ctx_.set_tape(&tape);
+    tape.watch(x);
+    tape.watch(w);
+    Tensor y = x;
+    for (int layer = 0; layer < 3; ++layer)
+      y = Tape::checkpointed(ctx_, [&runs, y, w](Context& c) {
+        ++runs;
+        Tensor z = y;
+        for (int i = 0; i < 2; ++i) z = ops::silu(c, ops::linear(c, z, {w}));
+        return ops::add(c, z, y);
+      });
+    kept = ctx_.arena().bytes_in_use();
+    tape.backward(ctx_, y, dout);
+    Doubles all = tape.grad(ctx_, x).to_vector<double>();
+    for (const double g : tape.grad(ctx_, w).to_vector<double>()) all.push_back(g);
+    return all;
+  };
+  size_t plain = 0, less = 0;
+  const Doubles expected = gradients(false, plain);
+  EXPECT_EQ(runs, 3);
+  EXPECT_EQ(gradients(true, less), expected);
+  EXPECT_EQ(runs, 9);
+  EXPECT_EQ(plain, 15u * 64 * 64 * sizeof(float));
+  EXPECT_EQ(less, 3u * 64 * 64 * sizeof(float));
+  EXPECT_EQ(ctx_.tape() == nullptr, false);
+  ctx_.set_tape(nullptr);
+}
+
 // ---- gradients in bfloat16
 
 class HalfTapeTest : public TapeTest {

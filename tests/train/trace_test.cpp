@@ -12,6 +12,7 @@
 #include "models/checkpoint.h"
 #include "models/rae_dit_transformer.h"
 #include "parity/agreement.h"
+#include "tensor/arena.h"
 #include "test_device.h"
 #include "train/lr_schedule.h"
 #include "train/stage2_step.h"
@@ -153,6 +154,56 @@ TEST_P(TrainingTraceOf, DoesNotDependOnTheNumberOfThreads) {
   }
   EXPECT_EQ(results[0], results[1]);
   EXPECT_EQ(results[0], results[2]);
+}
+
+TEST_P(TrainingTraceOf, AReplayedStepIsAStep) {
+  const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
+  std::vector<std::vector<float>> results;
+  for (const bool replayed : {false, true}) {
+    Context ctx = test::test_context();
+    const auto model = initial_model(ctx, GetParam());
+    models::settle(*model, ctx.kernels());
+    Stage2Step training(ctx.kernels(), *model, options());
+    for (int64_t step = 0; step < 4; ++step) {
+      const Stage2Batch batch = batch_of(trace, step, 0, 4);
+      if (!replayed) training.accumulate(ctx, batch);
+      const double lr = 1e-3 * static_cast<double>(step + 1);
+      const Stage2StepResult result = replayed ? training.replay(ctx, batch, lr) : training.step(ctx, lr);
+      EXPECT_EQ(result.not_finite, "");
+    }
+    EXPECT_EQ(training.steps(), 4);
+    results.emplace_back();
+    for (const Tensor& value : training.parameters())
+      for (const float x : value.to_vector<float>()) results.back().push_back(x);
+    Stage2Batch wrong = batch_of(trace, 0, 0, 4);
+    wrong.class_labels = Tensor::from(std::vector<int64_t>{0, 1, 2, 1 << 20}, {4});
+    if (!replayed) continue;
+    EXPECT_THROW(training.replay(ctx, wrong, 1e-3), Error);
+  }
+  EXPECT_EQ(results[0], results[1]);
+}
+
+TEST_P(TrainingTraceOf, CheckpointingChangesNoNumber) {
+  const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
+  std::vector<std::vector<float>> results;
+  std::vector<size_t> peaks;
+  for (const bool checkpointing : {false, true}) {
+    Context ctx = test::test_context();
+    const auto model = initial_model(ctx, GetParam());
+    Stage2StepOptions with = options();
+    with.checkpointing = checkpointing;
+    Stage2Step training(ctx.kernels(), *model, with);
+    for (int64_t step = 0; step < 2; ++step) {
+      training.accumulate(ctx, batch_of(trace, step, 0, 4));
+      training.step(ctx, 1e-3);
+    }
+    results.emplace_back();
+    for (const Tensor& value : training.parameters())
+      for (const float x : value.to_vector<float>()) results.back().push_back(x);
+    peaks.push_back(ctx.arena().peak_bytes());
+  }
+  EXPECT_EQ(results[0], results[1]);
+  EXPECT_LT(peaks[1], peaks[0]);
 }
 
 TEST(TrainingTrace, AStepThatIsNotFiniteIsSkipped) {
