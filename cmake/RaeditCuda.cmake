@@ -1,6 +1,6 @@
 # The CUDA device, where a CUDA toolkit (13 or newer) is found. RAEDIT_CUDA: AUTO builds it when nvcc is there, ON insists,
 # OFF does not look. Sets RAEDIT_CUDA_FOUND.
-set(RAEDIT_CUDA "OFF" CACHE STRING "CUDA backend: AUTO (where nvcc is found), ON or OFF")
+set(RAEDIT_CUDA "AUTO" CACHE STRING "CUDA backend: AUTO (where nvcc is found), ON or OFF")
 set_property(CACHE RAEDIT_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(RAEDIT_CUDA_ARCHITECTURES "80-real;90-real;100" CACHE STRING "What the portable kernels are compiled for")
 set(RAEDIT_CUDA_FOUND OFF)
