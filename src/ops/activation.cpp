@@ -42,7 +42,12 @@ Tensor swiglu(Context& ctx, const Tensor& x) {
     tape->record(
         out,
         [in, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
-          c.kernels().swiglu_backward_into(dout, in, t.target(c, dx));
+          const Tensor sums = t.sums_for(c, dx);
+          const backend::Gradient to = t.target(c, dx);
+          if (sums.defined() && c.kernels().swiglu_backward_with_sums(dout, in, to, sums))
+            t.keep_sums(dx, sums);
+          else
+            c.kernels().swiglu_backward_into(dout, in, to);
         },
         Tape::Dout::any);
   }
