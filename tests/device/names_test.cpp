@@ -46,7 +46,7 @@ TEST_F(NoCuda, ALibraryThatIsNotThere) {
 
 TEST_F(NoCuda, AFileThatIsNoLibrary) {
   const std::string file = ::testing::TempDir() + "not_a_library.so";
-  std::ofstream(file) << "these are words\n";
+  std::ofstream(file) << std::string(4096, 'x');
   use(file);
   EXPECT_RAEDIT_ERROR(on_cuda(), ErrorCode::unsupported, "CUDA cannot be used", file, "invalid ELF header");
 }
