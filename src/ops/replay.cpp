@@ -24,12 +24,46 @@ void Replay::set_inputs(Context& ctx, const std::vector<Tensor>& inputs) {
   }
 }
 
+namespace {
+
+// While it lives, the context lends blocks that only captured steps use: what a graph writes to must not be lent to
+// anybody else between two launches. Of all Replays of the context: they run one after another.
+class ScratchOfGraphs {
+ public:
+  explicit ScratchOfGraphs(Context& ctx) : used_(ctx.arena()) {
+    std::shared_ptr<void>& place = ctx.kept("scratch of graphs");
+    if (place == nullptr) {
+      auto made = std::make_shared<Arena>(ctx.kernels().memory());
+      made->keep_blocks();
+      place = made;
+    }
+    scratch_ = std::static_pointer_cast<Arena>(place);
+    used_.swap(*scratch_);
+  }
+  ~ScratchOfGraphs() { used_.swap(*scratch_); }
+  ScratchOfGraphs(const ScratchOfGraphs&) = delete;
+  ScratchOfGraphs& operator=(const ScratchOfGraphs&) = delete;
+
+ private:
+  Arena& used_;
+  std::shared_ptr<Arena> scratch_;
+};
+
+}  // namespace
+
 const Tensor& Replay::run(Context& ctx, const std::vector<Tensor>& inputs) {
   if (ctx.kernels().memory() == nullptr) return output_ = work_(ctx, inputs);
   set_inputs(ctx, inputs);
-  if (runs_++ == 1) {
-    ctx.arena().keep_blocks();
-    graph_ = ctx.kernels().capture([&] { output_ = work_(ctx, inputs_); });
+  if (runs_++ == 0) {
+    const ScratchOfGraphs scratch(ctx);
+    output_ = work_(ctx, inputs_);
+    return output_;
+  }
+  if (graph_ == nullptr) {
+    // The result outlives the launches of other graphs, so it is not among what they write to.
+    output_ = ctx.empty(output_.shape(), output_.dtype());
+    const ScratchOfGraphs scratch(ctx);
+    graph_ = ctx.kernels().capture([&] { ctx.kernels().copy(work_(ctx, inputs_), output_); });
   }
   if (graph_ != nullptr)
     graph_->launch();

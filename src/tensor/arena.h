@@ -31,6 +31,8 @@ class RAEDIT_API Arena {
   void release_unused();  // gives every free block back to the system
   // From now on no block goes back to the system before the arena does: a captured graph knows their addresses.
   void keep_blocks();
+  // Each lends the other's blocks from now on; what is lent goes back to where it came from.
+  void swap(Arena& other) noexcept { pool_.swap(other.pool_); }
 
  private:
   struct Pool;

@@ -106,12 +106,9 @@ std::byte* Runtime::workspace(size_t bytes) const {
                                                         .found = human_bytes(bytes),
                                                         .expected = "at most " + human_bytes(workspace_bytes_)});
   const size_t wanted = std::max(bytes + bytes / 4, kLeast);
-  synchronize();
-  check(cudaFree(workspace_), "cudaFree of the workspace");
-  workspace_ = nullptr;
-  workspace_bytes_ = 0;
   void* memory = nullptr;
   check(cudaMalloc(&memory, wanted), "cudaMalloc of the workspace");
+  if (workspace_ != nullptr) outgrown_.push_back(workspace_);
   workspace_ = static_cast<std::byte*>(memory);
   workspace_bytes_ = wanted;
   return workspace_;
@@ -120,6 +117,8 @@ std::byte* Runtime::workspace(size_t bytes) const {
 void Runtime::release_workspace() {
   (void)cudaStreamSynchronize(stream_);
   (void)cudaFree(workspace_);
+  for (std::byte* block : outgrown_) (void)cudaFree(block);
+  outgrown_.clear();
   workspace_ = nullptr;
   workspace_bytes_ = 0;
 }

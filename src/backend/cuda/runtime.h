@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "backend/kernels.h"
 
@@ -60,6 +61,7 @@ class Runtime {
   bool synchronous_ = false;
   mutable std::byte* workspace_ = nullptr;
   mutable size_t workspace_bytes_ = 0;
+  mutable std::vector<std::byte*> outgrown_;  // graphs that were captured before it grew write there
   mutable std::shared_ptr<void> gemm_state_;
   mutable std::unique_ptr<Profile> profile_;
 };
