@@ -87,16 +87,29 @@ void Attention::join_trainable(const backend::Kernels& kernels) {
 
 Tensor Attention::forward_joined(Context& ctx, const Tensor& x, const ops::Matrix& weight, const Tensor& bias,
                                  const Rope* rope) const {
+  // [B,N,3H,Dh]: the heads of the queries, then those of the keys, then those of the values.
   const Tensor all =
-      ops::linear(ctx, x, weight, bias).reshape({x.dim(0), x.dim(1), 3, num_heads, x.dim(2) / num_heads});
+      ops::linear(ctx, x, weight, bias).reshape({x.dim(0), x.dim(1), 3 * num_heads, x.dim(2) / num_heads});
+  const auto heads = [this](const Tensor& t, int64_t part) {
+    return t.slice(2, part * num_heads, (part + 1) * num_heads);
+  };
   const auto turned = [&](const Tensor& part, const std::optional<Norm>& norm) {
     if (!norm) return rope != nullptr ? rope->forward(ctx, part) : part;
     const Tensor cos = rope != nullptr ? rope->freqs_cos.value : Tensor();
     const Tensor sin = rope != nullptr ? rope->freqs_sin.value : Tensor();
     return ops::norm_rope(ctx, part, norm->kind, norm->eps, norm->weight.value, norm->bias.value, cos, sin);
   };
-  const Tensor query = turned(all.select(2, 0), q_norm), key = turned(all.select(2, 1), k_norm);
-  return to_out.forward(ctx, ops::attention(ctx, query, key, all.select(2, 2)).reshape(x.shape()));
+  Tensor query, key;
+  if (q_norm || k_norm) {
+    query = turned(heads(all, 0), q_norm);
+    key = turned(heads(all, 1), k_norm);
+  } else {  // both at once
+    const Tensor both = all.slice(2, 0, 2 * num_heads);
+    const Tensor done = rope != nullptr ? rope->forward(ctx, both) : both;
+    query = heads(done, 0);
+    key = heads(done, 1);
+  }
+  return to_out.forward(ctx, ops::attention(ctx, query, key, heads(all, 2)).reshape(x.shape()));
 }
 
 Tensor Attention::forward(Context& ctx, const Tensor& x, const Rope* rope) const {

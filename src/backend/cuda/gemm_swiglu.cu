@@ -7,6 +7,7 @@
 #include "backend/cuda/gemm.h"
 #include "backend/cuda/gemm_cache.h"
 #include "backend/cuda/gemm_sm90a.h"
+#include "backend/cuda/overlap.cuh"
 
 namespace raedit::backend::cuda {
 
@@ -35,6 +36,7 @@ bool CudaKernels::linear_swiglu(const Tensor& x, const PackedMatrix& weight, con
   problem.bias_gate = bias.defined() ? problem.bias + half : nullptr;
   problem.out = out.raw();
   problem.ldo = target.row_stride;
+  problem.overlap = w.constant && overlaps(rt_);
   if (!sm90a::supported(problem)) return false;
   std::vector<Way> ways;
   add_own_ways(rt_, problem, ways);

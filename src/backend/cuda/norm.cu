@@ -6,6 +6,7 @@
 // norm and norm_rope, 8 for add_gated_norm (x, y, sum, out), plus a gate, scale and shift that are not broadcast.
 // Everything that does not depend on the row's moments is asked for before they are known.
 #include "backend/cuda/norm.cuh"
+#include "backend/cuda/overlap.cuh"
 
 namespace raedit::backend::cuda {
 namespace {
@@ -129,6 +130,7 @@ __device__ __forceinline__ void refill(const NormCall& call, const NormPlace& pl
 template <class T, class Layout, bool aligned, NormForm form>
 __global__ void norm_kernel(const NormCall call) {
   alignas(16) __shared__ float shared[RowSum<Layout>::kShared];
+  wait_for_inputs();
   RowSum<Layout> row_sum(shared);
   const NormPlace place = norm_place<Layout>(call.size);
   constexpr bool early = Layout::items == 1;  // more would not fit the registers
@@ -186,8 +188,9 @@ void run(const Runtime& rt, const char* name, DType dtype, const NormCall& call,
       using Layout = decltype(layout);
       const NormGrid grid = norm_grid(call.size, layout);
       if constexpr (Layout::items > 0)
-        if (aligned) return launch(rt, name, norm_kernel<T, Layout, true, form>, grid.blocks, grid.threads, 0, call);
-      launch(rt, name, norm_kernel<T, Layout, false, form>, grid.blocks, grid.threads, 0, call);
+        if (aligned)
+          return launch_overlapping(rt, name, norm_kernel<T, Layout, true, form>, grid.blocks, grid.threads, 0, call);
+      launch_overlapping(rt, name, norm_kernel<T, Layout, false, form>, grid.blocks, grid.threads, 0, call);
     });
   });
 }

@@ -2,6 +2,7 @@
 // Formulas: Su et al., RoFormer (arXiv 2104.09864), on the pairs (2k, 2k + 1); Tancik et al., Fourier Features
 // (arXiv 2006.10739).
 #include "backend/cuda/cuda_kernels.h"
+#include "backend/cuda/overlap.cuh"
 #include "backend/cuda/walk.h"
 
 namespace raedit::backend::cuda {
@@ -20,6 +21,7 @@ struct Rotation {
 // anywhere a unit is one pair, read element by element.
 template <int V, class T>
 __global__ void __launch_bounds__(kThreads) rotate(Rotation r, const T* x, const float* cos, const float* sin, T* out) {
+  wait_for_inputs();
   const uint32_t unit = blockIdx.x * kThreads + threadIdx.x;
   if (unit >= r.units) return;
   const uint32_t head = r.units_of_head.quotient(unit), token = r.heads.quotient(head), b = r.tokens.quotient(token);
@@ -57,9 +59,9 @@ void rotate_part(const Runtime& rt, const Tensor& x, const Tensor& cos, const Te
   r.cos = cos.stride(0);
   r.sin = sin.stride(0);
   r.inverse = inverse;
-  launch(rt, "rope", vectors ? rotate<V, T> : rotate<2, T>, dim3(static_cast<unsigned>(ceil_div(r.units, kThreads))),
-         dim3(kThreads), 0, r, pointer<const T>(x), pointer<const float>(cos), pointer<const float>(sin),
-         pointer<T>(out));
+  launch_overlapping(rt, "rope", vectors ? rotate<V, T> : rotate<2, T>,
+                     dim3(static_cast<unsigned>(ceil_div(r.units, kThreads))), dim3(kThreads), 0, r,
+                     pointer<const T>(x), pointer<const float>(cos), pointer<const float>(sin), pointer<T>(out));
 }
 
 __global__ void __launch_bounds__(kThreads)

@@ -15,6 +15,7 @@
 
 #include "backend/cuda/dispatch.h"
 #include "backend/cuda/numbers.cuh"
+#include "backend/cuda/overlap.cuh"
 #include "backend/cuda/runtime.h"
 #include "raedit/tensor.h"
 
@@ -282,6 +283,7 @@ inline constexpr int kElementsOfThread = 4;
 // out = f(in...), V elements a thread
 template <int V, class F, class O, class... I>
 __global__ void __launch_bounds__(kThreads) map_vectors(F f, Walk<1 + sizeof...(I)> walk, O* out, const I*... in) {
+  wait_for_inputs();
   const uint32_t unit = blockIdx.x * kThreads + threadIdx.x;
   if (unit >= walk.units) return;
   int64_t at[1 + sizeof...(I)];
@@ -302,6 +304,7 @@ __global__ void __launch_bounds__(kThreads) map_vectors(F f, Walk<1 + sizeof...(
 // The same for any strides: neighbouring threads have neighbouring elements, and each has several on the way.
 template <class F, class O, class... I>
 __global__ void __launch_bounds__(kThreads) map_elements(F f, Walk<1 + sizeof...(I)> walk, O* out, const I*... in) {
+  wait_for_inputs();
   const uint32_t first = blockIdx.x * (kThreads * kElementsOfThread) + threadIdx.x;
   float y[kElementsOfThread];
   int64_t to[kElementsOfThread];
@@ -340,8 +343,8 @@ void map_part(const Runtime& rt, const char* name, const F& f, const Tensors<1 +
   void (*kernel)(F, Walk<K>, O*, const I*...) = vectors ? map_vectors<V, F, O, I...> : map_elements<F, O, I...>;
   const int64_t blocks = ceil_div(walk.units, vectors ? kThreads : kThreads * kElementsOfThread);
   const auto run = [&]<size_t... N>(std::index_sequence<N...>) {
-    launch(rt, name, kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, f, walk, pointer<O>(tensors[0]),
-           pointer<const I>(tensors[N + 1])...);
+    launch_overlapping(rt, name, kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, f, walk,
+                       pointer<O>(tensors[0]), pointer<const I>(tensors[N + 1])...);
   };
   run(std::index_sequence_for<I...>());
 }
