@@ -265,22 +265,9 @@ class Kernels {
   virtual void norm_backward_into(const Tensor& dout, const NormArgs& args, const NormGradients& grads) const;
   virtual void activation_backward_into(Activation kind, const Tensor& dout, const Tensor& x, const Gradient& dx) const;
   virtual void swiglu_backward_into(const Tensor& dout, const Tensor& x, const Gradient& dx) const;
-  // The same, and sums [2D] (float32, written) over all rows of what dx gets, which is fresh. False where there is no
-  // such form for these operands; nothing was done then.
-  virtual bool swiglu_backward_with_sums(const Tensor& dout, const Tensor& x, const Gradient& dx,
-                                         const Tensor& sums) const {
-    (void)dout, (void)x, (void)dx, (void)sums;
-    return false;
-  }
   // Of add_gated's y and gate; the gradient of x is dout.
   virtual void add_gated_backward_into(const Tensor& dout, const Tensor& y, const Tensor& gate, const Gradient& dy,
                                        const Gradient& dgate) const;
-  // The same, and sums [D] over all rows of what dy gets: see swiglu_backward_with_sums().
-  virtual bool add_gated_backward_with_sums(const Tensor& dout, const Tensor& y, const Tensor& gate, const Gradient& dy,
-                                            const Gradient& dgate, const Tensor& sums) const {
-    (void)dout, (void)y, (void)gate, (void)dy, (void)dgate, (void)sums;
-    return false;
-  }
   virtual void rope_backward_into(const Tensor& dout, const Tensor& cos, const Tensor& sin, const Gradient& dx) const;
 };
 

@@ -42,12 +42,7 @@ Tensor swiglu(Context& ctx, const Tensor& x) {
     tape->record(
         out,
         [in, dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
-          const Tensor sums = t.sums_for(c, dx);
-          const backend::Gradient to = t.target(c, dx);
-          if (sums.defined() && c.kernels().swiglu_backward_with_sums(dout, in, to, sums))
-            t.keep_sums(dx, sums);
-          else
-            c.kernels().swiglu_backward_into(dout, in, to);
+          c.kernels().swiglu_backward_into(dout, in, t.target(c, dx));
         },
         Tape::Dout::any);
   }

@@ -17,13 +17,8 @@ void record_add_gated(Context& ctx, const Tensor& x, const Tensor& y, const Tens
       out,
       [branch, g, dx = tape->slot(x), slots = std::array{tape->slot(y), tape->slot(gate)}](Context& c, Tape& t,
                                                                                            const Tensor& dout) {
-        const Tensor sums = t.sums_for(c, slots[0]);
         const auto to = t.targets(c, slots);
-        if (sums.defined() && to[0].fresh &&
-            c.kernels().add_gated_backward_with_sums(dout, branch, g, to[0], to[1], sums))
-          t.keep_sums(slots[0], sums);
-        else
-          c.kernels().add_gated_backward_into(dout, branch, g, to[0], to[1]);
+        c.kernels().add_gated_backward_into(dout, branch, g, to[0], to[1]);
         t.pass_on(c, dx, dout);
       },
       Tape::Dout::any);

@@ -56,19 +56,14 @@ Tensor linear(Context& ctx, const Tensor& x, const Matrix& weight, const Tensor&
     ctx.kernels().linear(in, *packed, ctx.here(bias), act, out_rows);
 
   if (tape != nullptr) {
-    if (bias.defined()) tape->want_sums(out);
     tape->record(
         out,
-        [in, w, dx = tape->slot(rows), dw = tape->slot(weight.value), db = tape->slot(bias), self = tape->slot(out)](
-            Context& c, Tape& t, const Tensor& dout) {
+        [in, w, dx = tape->slot(rows), dw = tape->slot(weight.value), db = tape->slot(bias)](Context& c, Tape& t,
+                                                                                             const Tensor& dout) {
           const Tensor d = dout.reshape({-1, dout.dim(-1)});
           if (dx.wanted()) c.kernels().matmul_into(d, c.here(w), t.target(c, dx), in.dtype());
           c.kernels().matmul_into(d.transpose(0, 1), in, t.target(c, dw), in.dtype());
-          if (!db.wanted()) return;
-          if (const Tensor sums = t.sums_of(self); sums.defined())
-            c.kernels().copy_into(sums, t.target(c, db));
-          else
-            c.kernels().column_sums_into(d, t.target(c, db));
+          c.kernels().column_sums_into(d, t.target(c, db));
         },
         Tape::Dout::any);
   }

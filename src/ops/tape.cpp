@@ -199,22 +199,9 @@ void Tape::make_float32(Context& ctx, Entry& entry) const {
   entry.dtype = DType::float32;
 }
 
-void Tape::want_sums(const Tensor& out) {
-  add_entry(out, false).columns = out.dim(-1);
-}
-
-Tensor Tape::sums_for(Context& ctx, const Slot& slot) {
-  if (!slot.wanted()) return Tensor();
-  const Entry& entry = entry_of(slot);
-  const bool all = !entry.touched && entry.columns > 0 && is_all_of(slot.view_, entry.shape_only) &&
-                   slot.view_.is_contiguous() && slot.view_.dim(-1) == entry.columns;
-  return all ? ctx.empty({entry.columns}, DType::float32) : Tensor();
-}
-
 Tensor Tape::grad(Context& ctx, const Slot& slot) {
   if (!slot.wanted()) return Tensor();
   Entry& entry = entry_of(slot);
-  entry.sums = Tensor();
   if (entry.touched) {
     make_float32(ctx, entry);
   } else {
@@ -249,7 +236,6 @@ backend::Gradient Tape::target(Context& ctx, const Slot& slot) {
     if (!is_all_of(view, entry.shape_only)) entry.parts.push_back(view);
     return fresh();
   }
-  entry.sums = Tensor();
   if (!entry.parts.empty() && !repeats(view) &&
       std::all_of(entry.parts.begin(), entry.parts.end(), [&](const Tensor& part) { return apart(part, view); })) {
     entry.parts.push_back(view);

@@ -73,13 +73,6 @@ class Tape {
       found[i] = alone[i] ? target(ctx, slots[i]) : backend::Gradient{grad(ctx, slots[i]), false};
     return found;
   }
-  // Whoever records `out` with a bias would like the sums over its gradient's rows. The op that makes all of that
-  // gradient at once may form them on the way: sums_for() tells it where (undefined: nobody asked, or somebody else has
-  // contributed already), and keep_sums() that it did. sums_of() has them, unless something was added since.
-  void want_sums(const Tensor& out);
-  Tensor sums_for(Context& ctx, const Slot& slot);
-  void keep_sums(const Slot& slot, const Tensor& sums) { entry_of(slot).sums = sums; }
-  Tensor sums_of(const Slot& slot) { return entry_of(slot).sums; }
   // dout, the gradient of a node, as the contribution to a slot of its shape: its memory changes hands where it can.
   // The last thing that a backward function does with dout.
   void pass_on(Context& ctx, const Slot& slot, const Tensor& dout);
@@ -104,8 +97,6 @@ class Tape {
     // While parts are written one after the other: which. They do not overlap, and the rest is uninitialised.
     std::vector<Tensor> parts;
     Tensor rounded;
-    int64_t columns = 0;  // of the sums that are wanted
-    Tensor sums;
   };
   struct Node {
     Slot out;

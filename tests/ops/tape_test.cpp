@@ -226,47 +226,6 @@ TEST_F(HalfTapeTest, OneTensorInEveryPlaceOfAnOp) {
   }
 }
 
-// ---- sums that are formed on the way
-
-// An op that forms the sums over the gradient that it writes, and says 100 for each so that they can be told from what
-// linear() would sum up.
-Tensor doubled(Context& ctx, const Tensor& x) {
-  const Tensor out = ops::scale(ctx, x, 2);
-  Tape* tape = ctx.tape();
-  const Tensor copy = ctx.empty(x.shape(), x.dtype());
-  ctx.kernels().copy(out, copy);
-  tape->record(copy, [dx = tape->slot(x)](Context& c, Tape& t, const Tensor& dout) {
-    const Tensor sums = t.sums_for(c, dx);
-    c.kernels().copy_into(dout, t.target(c, dx));
-    if (!sums.defined()) return;
-    sums.copy_from(Tensor::full(sums.shape(), 100));
-    t.keep_sums(dx, sums);
-  });
-  return copy;
-}
-
-TEST_F(TapeTest, SumsOfAGradientServeTheBias) {
-  const Tensor x = numbers({1, 2}).reshape({2, 1}), w = numbers({1, 1, 1}).reshape({3, 1}), b = numbers({0, 0, 0}),
-               dout = numbers({1, 2, 3, 4, 5, 6}).reshape({2, 3});
-  const auto bias_gradient = [&](const std::function<Tensor(const Tensor&)>& rest) {
-    Tape tape;
-    ctx_.set_tape(&tape);
-    tape.watch(b);
-    tape.backward(ctx_, rest(ops::linear(ctx_, x, {w}, b)), dout);
-    return tape.grad(ctx_, b).to_vector<double>();
-  };
-  EXPECT_EQ(bias_gradient([](const Tensor& y) { return y; }), (Doubles{5, 7, 9}));
-  EXPECT_EQ(bias_gradient([&](const Tensor& y) { return doubled(ctx_, y); }), (Doubles{100, 100, 100}));
-  // A second contribution, before or after: the sums are not those of the whole gradient.
-  EXPECT_EQ(bias_gradient([&](const Tensor& y) { return ops::add(ctx_, doubled(ctx_, y), y); }), (Doubles{10, 14, 18}));
-  EXPECT_EQ(bias_gradient([&](const Tensor& y) { return ops::add(ctx_, y, doubled(ctx_, y)); }), (Doubles{10, 14, 18}));
-  // A part of the gradient, or another view of it.
-  EXPECT_EQ(bias_gradient([&](const Tensor& y) {
-              return doubled(ctx_, y.reshape({3, 2})).reshape({2, 3});
-            }),
-            (Doubles{5, 7, 9}));
-}
-
 // ---- gradients in memory of the caller
 
 TEST_F(TapeTest, AGivenGradientIsWrittenOrAddedTo) {

@@ -84,12 +84,8 @@ class CudaKernels final : public Kernels {
   void activation_backward_into(Activation kind, const Tensor& dout, const Tensor& x,
                                 const Gradient& dx) const override;
   void swiglu_backward_into(const Tensor& dout, const Tensor& x, const Gradient& dx) const override;
-  bool swiglu_backward_with_sums(const Tensor& dout, const Tensor& x, const Gradient& dx,
-                                 const Tensor& sums) const override;
   void add_gated_backward_into(const Tensor& dout, const Tensor& y, const Tensor& gate, const Gradient& dy,
                                const Gradient& dgate) const override;
-  bool add_gated_backward_with_sums(const Tensor& dout, const Tensor& y, const Tensor& gate, const Gradient& dy,
-                                    const Gradient& dgate, const Tensor& sums) const override;
   void rope_backward_into(const Tensor& dout, const Tensor& cos, const Tensor& sin, const Gradient& dx) const override;
   std::shared_ptr<const TrainedSet> trained_set(std::vector<Trained> tensors) const override;
   void gradient_norm(const TrainedSet& set, const Tensor& state) const override;

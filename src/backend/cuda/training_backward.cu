@@ -1,10 +1,121 @@
 // What goes back through a model in bfloat16, in as few bytes as that takes: gradients are written once, where nothing
 // is yet, and sums over rows are formed in the pass that writes. Sums are in one fixed order: within a chunk of rows,
 // then over the chunks. What is not covered here goes the way of the base class.
-#include "backend/cuda/training_backward.cuh"
+#include <algorithm>
+
+#include "backend/cuda/cuda_kernels.h"
+#include "backend/cuda/walk.h"
 
 namespace raedit::backend::cuda {
 namespace {
+
+// What a gradient is written to or added to; which is the same for a whole launch.
+struct Target {
+  void* data = nullptr;
+  bool half = false;
+  bool add = false;  // float32 then
+
+  Target() = default;
+  explicit Target(const Gradient& g) {
+    if (!g.wanted()) return;
+    data = g.at.raw();
+    half = g.at.dtype() == DType::bfloat16;
+    add = !g.fresh;
+  }
+  template <int V>
+  __device__ __forceinline__ void store(int64_t at, float (&values)[V]) const {
+    if (half) return store_values<V>(values, static_cast<bf16*>(data) + at);
+    auto* to = static_cast<float*>(data) + at;
+    if (add) {
+      float old[V];
+      load_values<V>(to, old);
+#pragma unroll
+      for (int i = 0; i < V; ++i) values[i] += old[i];
+    }
+    store_values<V>(values, to);
+  }
+};
+
+bool is_half(const Tensor& t) {
+  return t.dtype() == DType::bfloat16;
+}
+bool computable(const Tensor& t) {
+  return is_half(t) || t.dtype() == DType::float32;
+}
+bool on_sixteen(const Tensor& t) {
+  return reinterpret_cast<uintptr_t>(t.raw()) % 16 == 0;
+}
+// A flat run of memory from end to end.
+bool is_flat(const Tensor& t) {
+  return computable(t) && t.is_contiguous();
+}
+bool is_flat(const Gradient& g) {
+  return !g.wanted() || is_flat(g.at);
+}
+bool share_memory(const Gradient& a, const Gradient& b) {
+  return a.wanted() && b.wanted() && a.at.storage() == b.at.storage();
+}
+unsigned blocks_of(int64_t units) {
+  return static_cast<unsigned>(ceil_div(units, kThreads));
+}
+constexpr int64_t kMostUnits = int64_t{1} << 31;
+
+// ---- sums over rows
+
+constexpr int kSumColumns = 32, kSumRows = 8;
+
+// Threads (32 columns of V, 8 rows): the sums of a chunk of rows, blockIdx.y, to row blockIdx.y of `sums`.
+template <int V, class T>
+__global__ void __launch_bounds__(kSumColumns* kSumRows)
+    column_sums_kernel(const T* x, int64_t rows, int64_t columns, int64_t chunk, Target sums) {
+  __shared__ float shared[kSumRows][kSumColumns * V + 1];
+  const int64_t column = (static_cast<int64_t>(blockIdx.x) * kSumColumns + threadIdx.x) * V;
+  const int64_t begin = blockIdx.y * chunk, end = min(rows, begin + chunk);
+  float sum[V]{};
+  if (column < columns) {
+#pragma unroll 8
+    for (int64_t row = begin + threadIdx.y; row < end; row += kSumRows) {
+      float values[V];
+      load_values<V>(x + row * columns + column, values);
+#pragma unroll
+      for (int i = 0; i < V; ++i) sum[i] += values[i];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < V; ++i) shared[threadIdx.y][threadIdx.x * V + i] = sum[i];
+  __syncthreads();
+  if (threadIdx.y != 0 || column >= columns) return;
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    float one[1]{sum[i]};
+    for (int y = 1; y < kSumRows; ++y) one[0] += shared[y][threadIdx.x * V + i];
+    sums.store<1>(blockIdx.y * columns + column + i, one);
+  }
+}
+
+template <class T>
+void launch_column_sums(const Runtime& rt, const T* x, int64_t rows, int64_t columns, int64_t chunk,
+                        const Target& sums) {
+  const auto chunks = static_cast<unsigned>(ceil_div(rows, chunk));
+  const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
+  const auto run = [&](auto kernel, int64_t v) {
+    launch(rt, "column_sums", kernel, dim3(static_cast<unsigned>(ceil_div(columns, kSumColumns * v)), chunks),
+           dim3(kSumColumns, kSumRows), 0, x, rows, columns, chunk, sums);
+  };
+  if (aligned && columns % 8 == 0)
+    run(column_sums_kernel<8, T>, 8);
+  else if (aligned && columns % 2 == 0)
+    run(column_sums_kernel<2, T>, 2);
+  else
+    run(column_sums_kernel<1, T>, 1);
+}
+
+// A row of partial sums for each chunk of `rows` rows.
+struct Chunks {
+  int64_t size, count;
+  Chunks(int64_t rows, int64_t wanted)
+      : size(std::max<int64_t>(ceil_div(rows, wanted), 16)), count(ceil_div(rows, size)) {}
+};
 
 // ---- swiglu
 
@@ -13,8 +124,6 @@ __device__ __forceinline__ void swiglu_gradient(float d, float value, float gate
   dvalue = d * gate * s;
   dgate = d * value * s * fmaf(gate, 1.0f - s, 1.0f);
 }
-
-constexpr int kSwigluThreads = 128;
 
 template <int V, class D>
 __global__ void __launch_bounds__(kThreads)
@@ -37,41 +146,6 @@ __global__ void __launch_bounds__(kThreads)
   }
   dx.store<V>(first, value);
   dx.store<V>(first + half, gate);
-}
-
-// The same for a chunk of rows, blockIdx.y, and the sums over its rows of what is written. A thread has V columns of
-// each half.
-template <int V, class D>
-__global__ void __launch_bounds__(kSwigluThreads)
-    swiglu_backward_sums_kernel(const D* __restrict__ dout, const bf16* __restrict__ x, Target dx, int64_t half,
-                                int64_t rows, int64_t chunk, float* __restrict__ sums) {
-  const int64_t column = (static_cast<int64_t>(blockIdx.x) * kSwigluThreads + threadIdx.x) * V;
-  if (column >= half) return;
-  const int64_t begin = blockIdx.y * chunk, end = min(rows, begin + chunk);
-  float value_sums[V]{}, gate_sums[V]{};
-#pragma unroll 4
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t first = row * 2 * half + column;
-    float d[V], value[V], gate[V];
-    load_values<V>(dout + row * half + column, d);
-    load_values<V>(x + first, value);
-    load_values<V>(x + first + half, gate);
-#pragma unroll
-    for (int i = 0; i < V; ++i) {
-      float dvalue, dgate;
-      swiglu_gradient(d[i], value[i], gate[i], dvalue, dgate);
-      value_sums[i] += value[i] = dvalue;
-      gate_sums[i] += gate[i] = dgate;
-    }
-    dx.store<V>(first, value);
-    dx.store<V>(first + half, gate);
-  }
-  float* const to = sums + blockIdx.y * 2 * half + column;
-#pragma unroll
-  for (int i = 0; i < V; ++i) {
-    to[i] = value_sums[i];
-    to[half + i] = gate_sums[i];
-  }
 }
 
 // ---- activations
@@ -112,16 +186,17 @@ struct GateCall {
   int64_t gate_strides[2], dgate_strides[2];  // of a picture and a token
 };
 
+constexpr int kPack = 8;
 constexpr int kGateUnroll = 4;
 
 // A gate for all tokens of a picture. Block (chunk, picture), a thread for each 8 columns; sums [picture,chunk,width].
 template <class D>
 __global__ void __launch_bounds__(512)
-    gate_of_pictures_kernel(GateCall<D> call, int64_t tokens, int64_t chunk, float* sums, float* dy_sums) {
+    gate_of_pictures_kernel(GateCall<D> call, int64_t tokens, int64_t chunk, float* sums) {
   const int64_t column = static_cast<int64_t>(threadIdx.x) * kPack;
   if (column >= call.width) return;
   const int64_t begin = blockIdx.x * chunk, end = min(tokens, begin + chunk);
-  float gate[kPack], sum[kPack]{}, plain[kPack]{};
+  float gate[kPack], sum[kPack]{};
   load_values<kPack>(call.gate + blockIdx.y * call.gate_strides[0] + column, gate);
 #pragma unroll kGateUnroll
   for (int64_t n = begin; n < end; ++n) {
@@ -132,17 +207,12 @@ __global__ void __launch_bounds__(512)
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
       sum[i] = fmaf(d[i], y[i], sum[i]);
-      plain[i] += d[i];
       d[i] *= gate[i];
     }
     if (call.dy.data != nullptr) call.dy.template store<kPack>(at, d);
   }
-  const int64_t to = (static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * call.width + column;
-  if (sums != nullptr) store_values<kPack>(sum, sums + to);
-  if (dy_sums == nullptr) return;
-#pragma unroll
-  for (int i = 0; i < kPack; ++i) plain[i] *= gate[i];
-  store_values<kPack>(plain, dy_sums + to);
+  if (sums != nullptr)
+    store_values<kPack>(sum, sums + (static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * call.width + column);
 }
 
 // target[picture * stride + column] += the sums of its chunks
@@ -179,27 +249,20 @@ __global__ void __launch_bounds__(kThreads)
     call.dgate.template store<kPack>(picture * call.dgate_strides[0] + n * call.dgate_strides[1] + column, y);
 }
 
-// dgate is added to, dy_sums [width] written; either may be null.
 template <class D>
-void gate_of_pictures(const Runtime& rt, const GateCall<D>& call, int64_t batch, int64_t tokens, float* dgate,
-                      float* dy_sums) {
+void gate_of_pictures(const Runtime& rt, const GateCall<D>& call, int64_t batch, int64_t tokens, float* dgate) {
   const int64_t width = call.width;
   const Chunks chunks(tokens, std::max<int64_t>(1, 8 * rt.multiprocessors() / batch));
-  const int64_t rows = batch * chunks.count;
-  auto* scratch = reinterpret_cast<float*>(rt.workspace(static_cast<size_t>(2 * rows * width) * sizeof(float)));
-  float* const gate_parts = dgate != nullptr ? scratch : nullptr;
-  float* const dy_parts = dy_sums != nullptr ? scratch + rows * width : nullptr;
+  float* sums = nullptr;
+  if (dgate != nullptr)
+    sums = reinterpret_cast<float*>(rt.workspace(static_cast<size_t>(batch * chunks.count * width) * sizeof(float)));
   const auto threads = static_cast<unsigned>(ceil_div(width / kPack, 32) * 32);
   launch(rt, "gate_backward", gate_of_pictures_kernel<D>,
          dim3(static_cast<unsigned>(chunks.count), static_cast<unsigned>(batch)), dim3(threads), 0, call, tokens,
-         chunks.size, gate_parts, dy_parts);
-  if (dgate != nullptr)
-    launch(rt, "gate_backward, sums", add_chunks_kernel, dim3(blocks_of(width), static_cast<unsigned>(batch)),
-           dim3(kThreads), 0, gate_parts, chunks.count, width, dgate, call.dgate_strides[0]);
-  if (dy_sums == nullptr) return;
-  Target to;
-  to.data = dy_sums;
-  launch_column_sums<float>(rt, dy_parts, rows, width, rows, to);
+         chunks.size, sums);
+  if (dgate == nullptr) return;
+  launch(rt, "gate_backward, sums", add_chunks_kernel, dim3(blocks_of(width), static_cast<unsigned>(batch)),
+         dim3(kThreads), 0, sums, chunks.count, width, dgate, call.dgate_strides[0]);
 }
 
 // ---- rope, backwards
@@ -240,6 +303,96 @@ __global__ void __launch_bounds__(kThreads) rope_backward_kernel(RopeCall<D> cal
   }
 }
 
+// ---- the root mean square norm with a modulation for each token, backwards
+
+// With r = 1 / sqrt(mean(x^2) + eps) and g = dout (1 + scale) weight: dx = r (g - x r^2 mean(g x)),
+// dscale = dout x r weight, dshift = dout, and dweight = sum dout (1 + scale) x r over the rows.
+template <class D>
+struct NormCall {
+  const D* dout;
+  const bf16 *x, *scale;
+  const float* weight;  // may be null
+  Target dx, dscale, dshift;
+  float* weight_sums;  // [blocks,width], or null
+  int64_t x_strides[2], scale_strides[2], dx_strides[2], dscale_strides[2], dshift_strides[2];  // picture, token
+  int width;
+  float eps;
+  uint32_t rows, chunk;
+};
+
+// Over the block. `shared` holds a pair for each warp and is not in use by a former call.
+__device__ __forceinline__ float2 block_sum_pair(float2 x, float2* shared) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    x.x += __shfl_xor_sync(0xffffffffu, x.x, offset);
+    x.y += __shfl_xor_sync(0xffffffffu, x.y, offset);
+  }
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+  __syncthreads();
+  float2 sum{0.0f, 0.0f};
+  for (unsigned i = 0; i < blockDim.x / 32; ++i) {
+    sum.x += shared[i].x;
+    sum.y += shared[i].y;
+  }
+  return sum;
+}
+
+template <class D>
+__global__ void __launch_bounds__(512) norm_of_tokens_kernel(const NormCall<D> call, Divider tokens) {
+  __shared__ float2 shared[2][16];
+  const int column = static_cast<int>(threadIdx.x) * kPack;
+  const bool holds = column < call.width;
+  const float count = static_cast<float>(call.width);
+  float weight[kPack], sums[kPack]{};
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) weight[i] = 1.0f;
+  if (holds && call.weight != nullptr) load_values<kPack>(call.weight + column, weight);
+  const uint32_t begin = blockIdx.x * call.chunk, end = min(call.rows, begin + call.chunk);
+  for (uint32_t row = begin; row < end; ++row) {
+    const uint32_t picture = tokens.quotient(row), n = row - picture * tokens.divisor;
+    const auto at = [&](const int64_t(&strides)[2]) { return picture * strides[0] + n * strides[1] + column; };
+    float x[kPack]{}, d[kPack]{}, scale[kPack]{};
+    if (holds) {
+      load_values<kPack>(call.x + at(call.x_strides), x);
+      load_values<kPack>(call.dout + static_cast<int64_t>(row) * call.width + column, d);
+      load_values<kPack>(call.scale + at(call.scale_strides), scale);
+    }
+    float2 sum{0.0f, 0.0f};
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) {
+      scale[i] = d[i] * (1.0f + scale[i]);  // g without the weight
+      sum.x = fmaf(x[i], x[i], sum.x);
+      sum.y = fmaf(scale[i] * weight[i], x[i], sum.y);
+    }
+    sum = block_sum_pair(sum, shared[row % 2]);
+    const float r = 1.0f / sqrtf(sum.x / count + call.eps), mean = sum.y / count * r;
+    if (!holds) continue;
+    if (call.dshift.data != nullptr) {
+      float shift[kPack];
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) shift[i] = d[i];
+      call.dshift.template store<kPack>(at(call.dshift_strides), shift);
+    }
+    float dx[kPack];
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) {
+      const float normed = x[i] * r;
+      dx[i] = r * fmaf(-normed, mean, scale[i] * weight[i]);
+      sums[i] = fmaf(scale[i], normed, sums[i]);
+      d[i] *= normed * weight[i];
+    }
+    if (call.dx.data != nullptr) call.dx.template store<kPack>(at(call.dx_strides), dx);
+    if (call.dscale.data != nullptr) call.dscale.template store<kPack>(at(call.dscale_strides), d);
+  }
+  if (holds && call.weight_sums != nullptr)
+    store_values<kPack>(sums, call.weight_sums + static_cast<int64_t>(blockIdx.x) * call.width + column);
+}
+
+// Strides of [B,N,...] whose last dimension lies in a row, on 16-byte addresses.
+bool packs_fit(const Tensor& t) {
+  return computable(t) && rows_aligned(t) && t.dim(-1) % kPack == 0 && t.stride(-1) == 1;
+}
+
 }  // namespace
 
 void CudaKernels::column_sums_into(const Tensor& x, const Gradient& out) const {
@@ -259,6 +412,68 @@ void CudaKernels::column_sums_into(const Tensor& x, const Gradient& out) const {
   if (chunks.count > 1) launch_column_sums<float>(rt_, sums, chunks.count, columns, chunks.count, Target(out));
 }
 
+namespace {
+
+bool of_tokens(const Tensor& t) {
+  return t.dim(1) > 1 && t.stride(1) != 0 && (t.dim(0) == 1 || t.stride(0) != 0);
+}
+
+// False where this is another case; nothing was done then.
+bool norm_of_tokens(const Runtime& rt, const Tensor& dout, const NormArgs& args, const NormGradients& grads) {
+  if (args.kind != NormKind::rms || grads.bias.wanted() || args.bias.defined() || !args.scale.defined()) return false;
+  const int64_t batch = args.x.dim(0), tokens = args.x.dim(1), width = args.x.dim(2), rows = batch * tokens;
+  if (!is_half(args.x) || !is_half(args.scale) || !of_tokens(args.scale) || !of_tokens(args.x)) return false;
+  bool fits = dout.is_contiguous() && width <= 512 * kPack && rows > 0 && rows < kMostUnits;
+  for (const Tensor* operand : {&dout, &args.x, &args.scale}) fits = fits && packs_fit(*operand);
+  for (const Gradient* target : {&grads.x, &grads.scale, &grads.shift})
+    fits = fits && (!target->wanted() || (packs_fit(target->at) && of_tokens(target->at)));
+  fits = fits && (!args.weight.defined() || (args.weight.is_contiguous() && on_sixteen(args.weight)));
+  fits = fits && is_flat(grads.weight) && !share_memory(grads.x, grads.scale) && !share_memory(grads.x, grads.shift);
+  if (!fits) return false;
+  const Chunks chunks(rows, 6 * rt.multiprocessors());
+  float* sums = nullptr;
+  if (grads.weight.wanted())
+    sums = reinterpret_cast<float*>(rt.workspace(static_cast<size_t>(chunks.count * width) * sizeof(float)));
+  with_type(dout.dtype(), [&]<class D>(Type<D>) {
+    NormCall<D> call{};
+    call.dout = pointer<const D>(dout);
+    call.x = pointer<const bf16>(args.x);
+    call.scale = pointer<const bf16>(args.scale);
+    call.weight = pointer<const float>(args.weight);
+    call.dx = Target(grads.x);
+    call.dscale = Target(grads.scale);
+    call.dshift = Target(grads.shift);
+    call.weight_sums = sums;
+    const auto set = [](int64_t(&strides)[2], const Tensor& t) {
+      for (int i = 0; i < 2 && t.defined(); ++i) strides[i] = t.stride(i);
+    };
+    set(call.x_strides, args.x);
+    set(call.scale_strides, args.scale);
+    set(call.dx_strides, grads.x.at);
+    set(call.dscale_strides, grads.scale.at);
+    set(call.dshift_strides, grads.shift.at);
+    call.width = static_cast<int>(width);
+    call.eps = args.eps;
+    call.rows = static_cast<uint32_t>(rows);
+    call.chunk = static_cast<uint32_t>(chunks.size);
+    launch(rt, "norm_backward, tokens", norm_of_tokens_kernel<D>, dim3(static_cast<unsigned>(chunks.count)),
+           dim3(static_cast<unsigned>(ceil_div(width / kPack, 32) * 32)), 0, call, Divider(tokens));
+  });
+  if (sums != nullptr) launch_column_sums<float>(rt, sums, chunks.count, width, chunks.count, Target(grads.weight));
+  return true;
+}
+
+}  // namespace
+
+// The kernels of norm_backward() take a dout of either type.
+void CudaKernels::norm_backward_into(const Tensor& dout, const NormArgs& args, const NormGradients& grads) const {
+  if (norm_of_tokens(rt_, dout, args, grads)) return;
+  const AddedTo x(*this, grads.x), weight(*this, grads.weight), bias(*this, grads.bias), scale(*this, grads.scale),
+      shift(*this, grads.shift);
+  norm_backward(dout, args, {x.tensor(), weight.tensor(), bias.tensor(), scale.tensor(), shift.tensor()});
+  for (const AddedTo* to : {&x, &weight, &bias, &scale, &shift}) to->finish();
+}
+
 void CudaKernels::swiglu_backward_into(const Tensor& dout, const Tensor& x, const Gradient& dx) const {
   if (!dx.wanted()) return;
   if (x.numel() == 0 || !is_half(x) || !is_flat(x) || !is_flat(dout) || !is_flat(dx))
@@ -272,25 +487,6 @@ void CudaKernels::swiglu_backward_into(const Tensor& dout, const Tensor& x, cons
            dim3(blocks_of(units)), dim3(kThreads), 0, pointer<const D>(dout), pointer<const bf16>(x), Target(dx), half,
            Divider(packs), static_cast<uint32_t>(units));
   });
-}
-
-bool CudaKernels::swiglu_backward_with_sums(const Tensor& dout, const Tensor& x, const Gradient& dx,
-                                            const Tensor& sums) const {
-  if (x.numel() == 0 || !is_half(x) || !is_flat(x) || !is_flat(dout) || !dx.fresh || !is_flat(dx)) return false;
-  const int64_t half = x.dim(-1) / 2, rows = x.numel() / (2 * half);
-  const bool vectors = half % kPack == 0 && on_sixteen(x) && on_sixteen(dout) && on_sixteen(dx.at);
-  const int64_t blocks = ceil_div(half, kSwigluThreads * (vectors ? kPack : 1));
-  const Chunks chunks(rows, std::clamp<int64_t>(16 * rt_.multiprocessors() / blocks, 1, 512));
-  auto* parts = reinterpret_cast<float*>(rt_.workspace(static_cast<size_t>(chunks.count * 2 * half) * sizeof(float)));
-  with_type(dout.dtype(), [&]<class D>(Type<D>) {
-    launch(rt_, "swiglu_backward", vectors ? swiglu_backward_sums_kernel<kPack, D> : swiglu_backward_sums_kernel<1, D>,
-           dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(chunks.count)), dim3(kSwigluThreads), 0,
-           pointer<const D>(dout), pointer<const bf16>(x), Target(dx), half, rows, chunks.size, parts);
-  });
-  Target to;
-  to.data = sums.raw();
-  launch_column_sums<float>(rt_, parts, chunks.count, 2 * half, chunks.count, to);
-  return true;
 }
 
 void CudaKernels::activation_backward_into(Activation kind, const Tensor& dout, const Tensor& x,
@@ -308,26 +504,25 @@ void CudaKernels::activation_backward_into(Activation kind, const Tensor& dout, 
   });
 }
 
-namespace {
-
-// False where the operands are others; nothing was done then. dy_sums may be null, and is for one gate a picture only.
-bool gate_backward(const Runtime& rt, const Tensor& dout, const Tensor& y, const Tensor& gate, const Gradient& dy,
-                   const Gradient& dgate, float* dy_sums) {
-  if (y.rank() != 3 || y.numel() == 0 || !is_half(y) || !is_half(gate) || share_memory(dy, dgate)) return false;
+void CudaKernels::add_gated_backward_into(const Tensor& dout, const Tensor& y, const Tensor& gate, const Gradient& dy,
+                                          const Gradient& dgate) const {
+  const auto other_way = [&] { Kernels::add_gated_backward_into(dout, y, gate, dy, dgate); };
+  if (!dy.wanted() && !dgate.wanted()) return;
+  if (y.rank() != 3 || y.numel() == 0 || !is_half(y) || !is_half(gate) || share_memory(dy, dgate)) return other_way();
   const int64_t batch = y.dim(0), tokens = y.dim(1), width = y.dim(2);
   for (const Tensor* operand : {&dout, &y, &gate})
-    if (!packs_fit(*operand)) return false;
-  if (!dout.is_contiguous() || !y.is_contiguous() || !is_flat(dy)) return false;
+    if (!packs_fit(*operand)) return other_way();
+  if (!dout.is_contiguous() || !y.is_contiguous() || !is_flat(dy)) return other_way();
   for (const Gradient* target : {&dy, &dgate})
-    if (target->wanted() && !packs_fit(target->at)) return false;
+    if (target->wanted() && !packs_fit(target->at)) return other_way();
 
   const auto of_token = [](const Tensor& t) { return t.dim(1) > 1 && t.stride(1) != 0; };
   const bool summed = dgate.wanted() && tokens > 1 && !of_token(dgate.at);
-  if (dgate.wanted() && batch > 1 && dgate.at.stride(0) == 0) return false;
+  if (dgate.wanted() && batch > 1 && dgate.at.stride(0) == 0) return other_way();
   const bool pictures = !of_token(gate) && (summed ? !dgate.fresh : !dgate.wanted());
   const int64_t units = batch * tokens * (width / kPack);
-  if (!pictures && (dy_sums != nullptr || summed || units >= kMostUnits)) return false;
-  if (pictures && (width / kPack > 512 || batch >= 65536)) return false;
+  if (!pictures && (summed || units >= kMostUnits)) return other_way();
+  if (pictures && (width / kPack > 512 || batch >= 65536)) return other_way();
   with_type(dout.dtype(), [&]<class D>(Type<D>) {
     GateCall<D> call{};
     call.dout = pointer<const D>(dout);
@@ -341,26 +536,11 @@ bool gate_backward(const Runtime& rt, const Tensor& dout, const Tensor& y, const
       if (dgate.wanted()) call.dgate_strides[i] = dgate.at.stride(i);
     }
     if (pictures)
-      gate_of_pictures(rt, call, batch, tokens, summed ? pointer<float>(dgate.at) : nullptr, dy_sums);
+      gate_of_pictures(rt_, call, batch, tokens, summed ? pointer<float>(dgate.at) : nullptr);
     else
-      launch(rt, "gate_backward, tokens", gate_of_tokens_kernel<D>, dim3(blocks_of(units)), dim3(kThreads), 0, call,
+      launch(rt_, "gate_backward, tokens", gate_of_tokens_kernel<D>, dim3(blocks_of(units)), dim3(kThreads), 0, call,
              Divider(width / kPack), Divider(tokens), static_cast<uint32_t>(units));
   });
-  return true;
-}
-
-}  // namespace
-
-void CudaKernels::add_gated_backward_into(const Tensor& dout, const Tensor& y, const Tensor& gate, const Gradient& dy,
-                                          const Gradient& dgate) const {
-  if (!dy.wanted() && !dgate.wanted()) return;
-  if (!gate_backward(rt_, dout, y, gate, dy, dgate, nullptr))
-    Kernels::add_gated_backward_into(dout, y, gate, dy, dgate);
-}
-
-bool CudaKernels::add_gated_backward_with_sums(const Tensor& dout, const Tensor& y, const Tensor& gate,
-                                               const Gradient& dy, const Gradient& dgate, const Tensor& sums) const {
-  return gate_backward(rt_, dout, y, gate, dy, dgate, pointer<float>(sums));
 }
 
 void CudaKernels::rope_backward_into(const Tensor& dout, const Tensor& cos, const Tensor& sin,
