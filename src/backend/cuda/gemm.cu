@@ -60,9 +60,6 @@ void finish(const Runtime& rt, const void* product, DType dtype, int64_t stride,
 
 void gemm(const Runtime& rt, const GemmCall& call) {
   if (cublas_gemm(rt, call)) return;
-  RAEDIT_CHECK(call.a.scales == nullptr, {.code = ErrorCode::unsupported,
-                                          .what = "this device has no product of float8 with scales per row",
-                                          .expected = "a Hopper GPU, or bfloat16"});
   GemmCall bare = call;
   bare.bias = nullptr;
   if (call.bias == nullptr || call.out_dtype != DType::float32 || !cublas_gemm(rt, bare)) return plain_gemm(rt, call);
@@ -97,7 +94,7 @@ const void* exact_bias(const std::shared_ptr<const Runtime>& runtime, const Cuda
 }
 
 GemmOperand weight_operand(const CudaPackedMatrix& w) {
-  return {w.data, w.stored, w.ld, true, w.scales};  // stored [N,K], read as [K,N]
+  return {w.data, w.dtype, w.ld, true};  // stored [N,K], read as [K,N]
 }
 
 // One product over all rows, in the type of `out`: bias included.
@@ -142,7 +139,6 @@ struct InParts {
       call.k = w.padded_k;
       call.a = x;
       call.a.data = static_cast<const std::byte*>(x.data) + first * x.ld * static_cast<int64_t>(size_of(x.dtype));
-      if (x.scales != nullptr) call.a.scales = x.scales + first;
       call.b = weight_operand(w);
       call.out = scratch;
       call.out_dtype = dtype;
@@ -192,10 +188,8 @@ bool run_linear(const Runtime& rt, const LinearCall& call) {
   const CudaPackedMatrix& w = call.w;
   const Tensor& out = call.out;
   const Matrix rows(call.x), target(out);
-  const bool fp8 = w.scales != nullptr;
-  const bool copied = fp8 || w.padded_k != w.k || !rows.row_major() || !rows.aligned();
-  const size_t numbers = copied ? bytes_of(rows.rows * w.padded_k, w.stored) : 0;
-  const size_t x_bytes = numbers + (fp8 ? bytes_of(rows.rows, DType::float32) : 0);
+  const bool copied = w.padded_k != w.k || !rows.row_major() || !rows.aligned();
+  const size_t x_bytes = copied ? bytes_of(rows.rows * w.padded_k, w.dtype) : 0;
   const bool complete = call.same_type() && !call.bias.defined();
   const bool even = target.aligned() && w.n % lanes_of(out.dtype()) == 0;
   const bool direct = complete && (even || out.dtype() == DType::float32);
@@ -207,11 +201,7 @@ bool run_linear(const Runtime& rt, const LinearCall& call) {
   std::byte* scratch = nullptr;
   if (copied || !direct) scratch = rt.workspace(x_bytes + (direct ? 0 : parts.bytes()));
   GemmOperand x{rows.data, w.dtype, rows.row_stride, false};
-  if (fp8) {
-    auto* scales = reinterpret_cast<float*>(scratch + numbers);
-    quantize_rows(rt, rows, scratch, w.padded_k, scales);
-    x = {scratch, w.stored, w.padded_k, false, scales};
-  } else if (copied) {
+  if (copied) {
     convert(rt, rows, scratch, w.dtype, rows.rows, w.padded_k);
     x = {scratch, w.dtype, w.padded_k, false};
   }
@@ -224,7 +214,7 @@ bool run_linear(const Runtime& rt, const LinearCall& call) {
       parts.run(rt, x, w, call.product_bias, scratch + x_bytes, call.bias, call.act, out);
     return true;
   };
-  if (fp8 || w.dtype != DType::bfloat16 || (call.whole_bias.defined() && call.whole_bias.dtype() != DType::float32)) {
+  if (w.dtype != DType::bfloat16 || (call.whole_bias.defined() && call.whole_bias.dtype() != DType::float32)) {
     library();
     return pending;
   }
@@ -334,7 +324,7 @@ void CudaKernels::linear(const Tensor& x, const PackedMatrix& weight, const Tens
   if (call.same_type() && bias.defined()) {
     if (out.dtype() == DType::bfloat16)
       call.product_bias = exact_bias(runtime_, w, bias);
-    else if (w.scales == nullptr)  // products of float8 have a bfloat16 bias whatever their result is
+    else
       call.product_bias = bias.raw();
     if (call.product_bias != nullptr) call.bias = Tensor();
     call.bias_padded = out.dtype() == DType::bfloat16;

@@ -89,8 +89,6 @@ class CudaPackedMatrix final : public PackedMatrix {
   size_t nbytes() const override;
 
   const std::byte* data = nullptr;
-  DType stored = DType::float32;  // of the numbers at data; dtype is what linear() sees in x
-  const float* scales = nullptr;  // float8: of the rows, [n]
   int64_t ld = 0;
   int64_t padded_n = 0;
   int64_t padded_k = 0;
@@ -113,9 +111,5 @@ class CudaPackedMatrix final : public PackedMatrix {
 // Converts `from`, of any floating type, into the contiguous float32 or bfloat16 [rows, columns] at `to`, at least as
 // large; what has no source is zero. `columns` is a multiple of 16 bytes.
 void convert(const Runtime& rt, const Matrix& from, std::byte* to, DType dtype, int64_t rows, int64_t columns);
-
-// x [rows, columns] with contiguous rows, float32 or bfloat16, into e4m3 `out` [rows, padded], a multiple of 8, and a
-// scale for each row: gemm_fp8.cu.
-void quantize_rows(const Runtime& rt, const Matrix& x, std::byte* out, int64_t padded, float* scales);
 
 }  // namespace raedit::backend::cuda

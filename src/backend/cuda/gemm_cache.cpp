@@ -57,7 +57,6 @@ void* workspace_of(const Runtime& rt) {
 }
 
 cudaDataType type_of(DType dtype) {
-  if (dtype == DType::float8_e4m3fn) return CUDA_R_8F_E4M3;
   return dtype == DType::bfloat16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
@@ -97,15 +96,6 @@ Problem problem_of(const GemmCall& call) {
     set(p, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, call.bias);
     set(p, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(type_of(call.out_dtype)));
-  }
-  if (a.scales != nullptr) {
-    constexpr int32_t kOfRows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
-    set(p, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, kOfRows);
-    set(p, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, kOfRows);
-    set(p, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, b.scales);
-    set(p, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, a.scales);
-    // Sums of a few thousand terms are far more exact than their operands either way.
-    set(p, CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{1});
   }
   // What is stored: b row-major [k,n] is column-major [n,k]; b transposed is row-major [n,k], column-major [k,n].
   describe(p.first, b.dtype, b.transposed ? call.k : call.n, b.transposed ? call.n : call.k, b.ld);

@@ -16,18 +16,16 @@
 namespace raedit::backend::cuda {
 
 // One operand, [rows,columns] as the product sees it: element (i,j) at data[i * ld + j], or at data[j * ld + i] when
-// transposed. float32, bfloat16, or float8 e4m3 with scales: of the rows of a, of the columns of b, which must be
-// transposed.
+// transposed. float32 or bfloat16.
 struct GemmOperand {
   const void* data = nullptr;
   DType dtype = DType::float32;
   int64_t ld = 0;
   bool transposed = false;
-  const float* scales = nullptr;
 };
 
 // out[m,n] (+)= a[m,k] * b[k,n] + bias[n]; element (i,j) of `out` at out[i * ldo + j]. Both operands of one dtype, no
-// dimension 0. The bias has the dtype of `out` (float8: bfloat16); accumulating excludes it.
+// dimension 0. The bias has the dtype of `out`; accumulating excludes it.
 struct GemmCall {
   int64_t m = 0;
   int64_t n = 0;

@@ -113,7 +113,7 @@ void upload(const std::shared_ptr<const Runtime>& runtime, const DeviceMemory& m
             CudaPackedMatrix& packed) {
   const Tensor rows = source.contiguous();
   const Matrix host(rows);
-  if (rows.dtype() == packed.stored && packed.padded_k == packed.k) {
+  if (rows.dtype() == packed.dtype && packed.padded_k == packed.k) {
     memory.from_host(packed.memory->data(), rows.raw(), rows.nbytes());
     const size_t rest = packed.memory->size() - rows.nbytes();
     check(cudaMemsetAsync(packed.memory->data() + rows.nbytes(), 0, rest, runtime->stream()), "cudaMemsetAsync");
@@ -123,43 +123,20 @@ void upload(const std::shared_ptr<const Runtime>& runtime, const DeviceMemory& m
   memory.from_host(raw.data(), rows.raw(), rows.nbytes());
   Matrix there = host;
   there.data = raw.data();
-  convert(*runtime, there, packed.memory->data(), packed.stored, packed.rows, packed.padded_k);
+  convert(*runtime, there, packed.memory->data(), packed.dtype, packed.rows, packed.padded_k);
 }
 
-// The weight as it comes, from wherever it is, into padded rows of packed.stored.
+// The weight as it comes, from wherever it is, into padded rows of packed.dtype.
 void place(const std::shared_ptr<const Runtime>& runtime, const DeviceMemory& memory, const Tensor& weight,
            CudaPackedMatrix& packed) {
   packed.ld = packed.padded_k;
   packed.memory = std::make_unique<StreamBytes>(
-      runtime, static_cast<size_t>(packed.rows * packed.padded_k) * size_of(packed.stored));
+      runtime, static_cast<size_t>(packed.rows * packed.padded_k) * size_of(packed.dtype));
   packed.data = packed.memory->data();
   if (weight.on_host())
     upload(runtime, memory, weight, packed);
   else
-    convert(*runtime, Matrix(weight), packed.memory->data(), packed.stored, packed.rows, packed.padded_k);
-}
-
-// Whether float8 is worth it and cuBLASLt can do it: it wants dimensions of 16 bytes.
-bool fits_fp8(const Runtime& rt, const CudaPackedMatrix& w) {
-  constexpr int64_t kLeast = 256;
-  return rt.compute_capability() == 90 && w.n % 16 == 0 && w.k % 16 == 0 && w.n >= kLeast && w.k >= kLeast;
-}
-
-void pack_fp8(const std::shared_ptr<const Runtime>& runtime, const DeviceMemory& memory, const Tensor& weight,
-              CudaPackedMatrix& packed) {
-  packed.stored = DType::float32;
-  packed.padded_n = packed.rows = packed.n;
-  packed.padded_k = packed.k;
-  place(runtime, memory, weight, packed);
-  const std::unique_ptr<StreamBytes> wide = std::move(packed.memory);
-  const size_t numbers = bytes_of(packed.n * packed.k, DType::float8_e4m3fn);
-  packed.memory = std::make_unique<StreamBytes>(runtime, numbers + bytes_of(packed.n, DType::float32));
-  packed.data = packed.memory->data();
-  packed.stored = DType::float8_e4m3fn;
-  auto* scales = reinterpret_cast<float*>(packed.memory->data() + numbers);
-  packed.scales = scales;
-  const Matrix values(wide->data(), DType::float32, packed.n, packed.k, packed.k, 1);
-  quantize_rows(*runtime, values, packed.memory->data(), packed.k, scales);
+    convert(*runtime, Matrix(weight), packed.memory->data(), packed.dtype, packed.rows, packed.padded_k);
 }
 
 }  // namespace
@@ -201,16 +178,11 @@ size_t CudaPackedMatrix::nbytes() const {
 
 std::shared_ptr<const PackedMatrix> CudaKernels::pack(const Tensor& weight, DType compute) const {
   auto packed = std::make_shared<CudaPackedMatrix>();
-  const bool fp8 = compute == DType::float8_e4m3fn;
   packed->n = weight.dim(0);
   packed->k = weight.dim(1);
-  packed->dtype = packed->stored = fp8 ? DType::bfloat16 : compute;
+  packed->dtype = compute;
   packed->constant = weight.on_host();
-  if (fp8 && fits_fp8(rt_, *packed)) {
-    pack_fp8(runtime_, *memory(), weight, *packed);
-    return packed;
-  }
-  if (!weight.on_host() && usable_as_it_is(weight, packed->dtype)) {
+  if (!weight.on_host() && usable_as_it_is(weight, compute)) {
     packed->view = weight;
     packed->data = weight.raw();
     packed->ld = Matrix(weight).row_stride;

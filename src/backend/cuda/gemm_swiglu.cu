@@ -15,8 +15,8 @@ bool CudaKernels::linear_swiglu(const Tensor& x, const PackedMatrix& weight, con
                                 const Tensor& out) const {
   const auto& w = static_cast<const CudaPackedMatrix&>(weight);
   const Matrix rows(x), target(out);
-  if (w.dtype != DType::bfloat16 || w.stored != DType::bfloat16 || w.scales != nullptr || w.n % 2 != 0 ||
-      w.padded_k != w.k || out.dtype() != DType::bfloat16 || !rows.row_major() || !rows.aligned())
+  if (w.dtype != DType::bfloat16 || w.n % 2 != 0 || w.padded_k != w.k || out.dtype() != DType::bfloat16 ||
+      !rows.row_major() || !rows.aligned())
     return false;
   const int64_t half = w.n / 2;
   const auto half_bytes = static_cast<size_t>(half * w.ld) * size_of(DType::bfloat16);
