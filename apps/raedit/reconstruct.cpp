@@ -47,6 +47,7 @@ struct ReconstructOptions {
   ModelOptions model;
   std::string output;
   std::string dtype = "float32";
+  std::string device = "cpu";
   int threads = 0;
   bool json = false;
 };
@@ -155,9 +156,11 @@ int run_reconstruct(const ReconstructOptions& o) {
   const FoundModel model = find_model(o.model, ModelPart::autoencoder, hub);
   LoadOptions load;
   load.dtype = dtype_from_name(o.dtype);
+  load.device = Device::from_name(o.device);
   const AutoencoderRAE vae = open_autoencoder(model, load, hub);
   bar.clear();
   ContextOptions options;
+  options.device = load.device;
   options.threads = o.threads;
   options.cancel = interrupt.token();
   Context ctx(options);
@@ -196,6 +199,9 @@ Command add_reconstruct(CLI::App& program) {
   app->add_option("--dtype", options->dtype, "float32 or bfloat16 (default float32)")
       ->type_name("TYPE")
       ->check(one_of({"float32", "bfloat16"}));
+  app->add_option("--device", options->device, "cpu (default), cuda or cuda:N")
+      ->type_name("NAME")
+      ->check(device_name());
   app->add_option("--threads", options->threads, "threads to use; 0 is all (default 0)")
       ->type_name("N")
       ->check(whole_number(0, 4096));

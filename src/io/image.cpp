@@ -44,7 +44,7 @@ Image to_image(const Tensor& chw) {
                 .what = "image has an impossible size",
                 .found = fmt::format("{} x {}", W, H),
                 .expected = fmt::format("sides of 1 to {}", kMaxImageSide)});
-  const Tensor values = chw.to(DType::float32).contiguous();
+  const Tensor values = chw.cpu().to(DType::float32).contiguous();
   const float* from = values.data<float>();
   const auto plane = static_cast<size_t>(H * W);
   Image image{static_cast<int>(W), static_cast<int>(H), std::vector<uint8_t>(plane * 3)};

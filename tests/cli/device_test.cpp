@@ -40,6 +40,17 @@ TEST_F(DeviceTest, DrawsTheSamePictures) {
   }
 }
 
+// The bundled autoencoder, encoder and all.
+TEST_F(DeviceTest, ReconstructsTheSame) {
+  const Tensor pixels = read_tensor(data_path("emoji64/reference.safetensors"), "pixels");
+  save_png(to_image(pixels.select(0, 0)), path("one.png"));
+  expect_success({"reconstruct", "one.png", "--output", "here.png"});
+  expect_success({"reconstruct", "one.png", "--output", "there.png", "--device", "cuda"}, fake_);
+  const Image here = load_png(path("here.png")), there = load_png(path("there.png"));
+  ASSERT_EQ(here.rgb.size(), there.rgb.size());
+  for (size_t i = 0; i < here.rgb.size(); ++i) ASSERT_NEAR(here.rgb[i], there.rgb[i], 1) << i;
+}
+
 TEST_F(DeviceTest, SaysWhichDeviceItWas) {
   const std::string json = expect_success(drawing("cuda:0", {"--json"}), fake_);
   EXPECT_NE(json.find("\"device\": \"cuda:0, a fake\""), std::string::npos) << json;

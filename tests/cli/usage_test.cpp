@@ -118,6 +118,7 @@ TEST_F(UsageTest, ValuesOfOtherCommands) {
   expect_failure({"compare", "a", "b", "--atol", "-1"}, 2, {"--atol: must be 0 or more (found -1)"});
   expect_failure({"compare", "a", "b", "--rtol", "x"}, 2, {"--rtol: must be a number (found 'x')"});
   expect_failure({"reconstruct", "a.png", "--dtype", "int8"}, 2, {"--dtype: must be float32 or bfloat16"});
+  expect_failure({"reconstruct", "a.png", "--device", "tpu"}, 2, {"--device: must be cpu, cuda or cuda:N"});
 }
 
 TEST_F(UsageTest, OutputThatCannotBePrintedIsAFailure) {

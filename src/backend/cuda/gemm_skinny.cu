@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(32 * kWarps) skinny_kernel(const SkinnyCall ca
 
 bool skinny_fits(const CudaPackedMatrix& w, int64_t rows) {
   constexpr int64_t kMost = int64_t{1} << 30;
-  return w.stored == DType::bfloat16 && rows >= 1 && rows <= kSkinnyRows && w.n < kMost && w.padded_k < kMost;
+  return w.dtype == DType::bfloat16 && rows >= 1 && rows <= kSkinnyRows && w.n < kMost && w.padded_k < kMost;
 }
 
 void skinny_linear(const Runtime& rt, const Matrix& x, const CudaPackedMatrix& w, const float* bias, Activation act,
