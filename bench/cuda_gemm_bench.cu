@@ -17,12 +17,6 @@
 
 #include "backend/cuda/gemm_sm90a.h"
 
-#ifdef RAEDIT_GEMM_TRACE
-namespace raedit::backend::cuda::sm90a {
-void read_trace(long long (*to)[8]);
-}
-#endif
-
 namespace {
 
 using namespace raedit::backend::cuda::sm90a;
@@ -382,42 +376,6 @@ void measure(cudaStream_t stream, Library& library, const Case& c) {
   const Operands o(c, sets);
   Reference reference(o);
   const double flops = 2.0 * c.m * c.n * c.k * (c.epilogue == Epilogue::swiglu ? 2 : 1);
-#ifdef RAEDIT_GEMM_TRACE
-  for (const Config& config : configs()) {
-    if (config.persistent) continue;
-    static long long trace[2048][8];
-    for (int form = 0; form < 2; ++form) {
-      for (int i = 0; i < 2 * sets; ++i) {
-        Problem p = o.problem(i % sets, false);
-        p.overlap = form == 1;
-        ok(run(stream, p, config), config.name);
-      }
-      ok(cudaDeviceSynchronize(), "traced");
-      read_trace(trace);
-      const int columns = c.epilogue == Epilogue::swiglu ? config.tile_n / 2 : config.tile_n;
-      const int64_t down = (c.m + config.tile_m * config.multicast - 1) / (config.tile_m * config.multicast);
-      const int blocks = int(down * config.multicast * config.across *
-                             ((c.n + columns * config.across - 1) / (columns * config.across)));
-      double mean[4] = {}, most[4] = {};
-      long long first = trace[0][6], last = trace[0][7], last_start = trace[0][6];
-      for (int b = 0; b < std::min(blocks, 2048); ++b) {
-        for (int i = 0; i < 4; ++i) {
-          const double t = double(trace[b][i + 1] - trace[b][i]);
-          mean[i] += t / blocks, most[i] = std::max(most[i], t);
-        }
-        first = std::min(first, trace[b][6]), last = std::max(last, trace[b][7]);
-        last_start = std::max(last_start, trace[b][6]);
-      }
-      std::printf(
-          "  trace %-10s %-16s%s %4d blocks: clocks set up %6.0f (%6.0f) first stage %6.0f (%6.0f) product %6.0f "
-          "(%6.0f) finish %6.0f (%6.0f); ns: last start %lld, end %lld\n",
-          c.name, config.name, form == 1 ? " overlapping" : "", blocks, mean[0], most[0], mean[1], most[1], mean[2],
-          most[2], mean[3], most[3], last_start - first, last - first);
-    }
-  }
-  std::fflush(stdout);
-  return;
-#endif
   const double floor = double(o.w[0].count) * 2 / 3e12 * 1e6;
   std::printf("%s %s: M %lld, N %lld, K %lld%s\n", c.name, kEpilogueNames[int(c.epilogue)], (long long)c.m,
               (long long)c.n, (long long)c.k, c.pad == 8 ? ", rows of multiples of 8" : "");

@@ -3,6 +3,7 @@
 // m and n change places, and an operand that is transposed in row-major words is read with op T.
 #include "backend/cuda/gemm_cache.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -393,7 +394,7 @@ class Choices {
     std::error_code error;
     std::filesystem::create_directories(file_.parent_path(), error);
     std::filesystem::path part = file_;
-    part += "." + std::to_string(::getpid());
+    part += fmt::format(".{}", ::getpid());
     std::ofstream out(part, std::ios::trunc);
     out << kFileHead << '\n';
     for (const auto& [numbers, choice] : on_disk_) {

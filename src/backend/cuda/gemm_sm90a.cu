@@ -183,12 +183,6 @@ const auto& table() {
 
 }  // namespace
 
-#ifdef RAEDIT_GEMM_TRACE
-void read_trace(long long (*to)[8]) {
-  cudaMemcpyFromSymbol(to, trace_times, sizeof trace_times);
-}
-#endif
-
 std::span<const Config> configs() {
   return table();
 }

@@ -270,7 +270,6 @@ __device__ __forceinline__ void multiply_tile(const Block<S, kEpilogue>& block, 
 #pragma unroll 1
   for (int i = 0; i < block.k_blocks; ++i, ring.next()) {
     barrier_wait(block.full(ring.stage), ring.phase);
-    if (threadIdx.x == 0 && i == 0) trace(2);
     const uint64_t a = matrix_at(block.a(ring.stage) + rows * kRowBytes), b = matrix_at(block.b(ring.stage));
     multiply_begin();
 #pragma unroll
@@ -290,7 +289,6 @@ __device__ __forceinline__ void multiply_tile(const Block<S, kEpilogue>& block, 
 #pragma unroll
     for (int i = 0; i < S::kN / 2; ++i) asm volatile("" : "+f"(sums[r][i])::"memory");
   release(block, former);
-  if (threadIdx.x == 0) trace(3);
 }
 
 // ---- what follows the sums
@@ -562,7 +560,6 @@ __device__ __forceinline__ void multiply_all(const Params& p, const Block<S, kEp
 template <class S, Epilogue kEpilogue>
 __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) gemm_kernel(const __grid_constant__ Params p) {
   extern __shared__ char shared[];
-  if (threadIdx.x == 0) trace(0), trace_global(6);
   const Block<S, kEpilogue> block(p, shared);
   const int warp = threadIdx.x / 32;
   if (threadIdx.x == S::kGroups * 128) {
@@ -581,7 +578,6 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) gemm_kernel(cons
     cluster_meet();
   else
     __syncthreads();
-  if (threadIdx.x == 0) trace(1);
   let_next_kernel_start();
   if (warp >= S::kGroups * 4) {
     if constexpr (S::kMoveRegisters) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(S::kLoaderRegisters));
@@ -591,7 +587,6 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) gemm_kernel(cons
     if constexpr (S::kMoveRegisters) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::kOtherRegisters));
     multiply_all(p, block);
     __syncwarp();
-    if (threadIdx.x == 0) trace(4), trace_global(7);
   }
 }
 

@@ -9,23 +9,6 @@
 
 namespace raedit::backend::cuda::sm90a {
 
-#ifdef RAEDIT_GEMM_TRACE
-__device__ long long trace_times[2048][8];
-__device__ inline void trace(int slot) {
-  long long t;
-  asm volatile("mov.u64 %0, %%clock64;" : "=l"(t)::"memory");
-  trace_times[blockIdx.x % 2048][slot] = t;
-}
-__device__ inline void trace_global(int slot) {
-  long long t;
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t)::"memory");
-  trace_times[blockIdx.x % 2048][slot] = t;
-}
-#else
-__device__ inline void trace(int) {}
-__device__ inline void trace_global(int) {}
-#endif
-
 __device__ inline uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
