@@ -19,19 +19,25 @@ namespace fs = std::filesystem;
 
 constexpr const char* kLibrary = "libraedit_cuda.so";
 
-// The folder of the program or library that holds this code.
-fs::path own_folder() {
-  Dl_info info{};
-  if (::dladdr(reinterpret_cast<const void*>(&own_folder), &info) == 0 || info.dli_fname == nullptr) return {};
+// The folders of the library that holds this code, if it is one, and of the program. A program's own name is what it
+// was called by, which may be no path at all.
+std::vector<fs::path> own_folders() {
+  std::vector<fs::path> folders;
   std::error_code error;
-  const fs::path file = fs::canonical(info.dli_fname, error);
-  return error ? fs::path() : file.parent_path();
+  Dl_info info{};
+  if (::dladdr(reinterpret_cast<const void*>(&own_folders), &info) != 0 && info.dli_fname != nullptr) {
+    const fs::path file = fs::canonical(info.dli_fname, error);
+    if (!error) folders.push_back(file.parent_path());
+  }
+  const fs::path program = fs::read_symlink("/proc/self/exe", error);
+  if (!error) folders.push_back(program.parent_path());
+  return folders;
 }
 
 std::vector<std::string> candidates() {
   if (const char* named = std::getenv("RAEDIT_CUDA_LIBRARY"); named != nullptr && *named != '\0') return {named};
   std::vector<std::string> files;
-  if (const fs::path folder = own_folder(); !folder.empty()) {
+  for (const fs::path& folder : own_folders()) {
     for (const fs::path& place : {folder / kLibrary, folder.parent_path() / "lib" / kLibrary}) {
       std::error_code error;
       if (fs::exists(place, error)) files.push_back(place.string());
