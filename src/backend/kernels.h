@@ -219,13 +219,8 @@ class Kernels {
   virtual void resample_backward(const Tensor& dout, const ResampleAxis& vertical, const ResampleAxis& horizontal,
                                  const Tensor& dx) const = 0;
 
-  // ---- training: one pass over contiguous float32 tensors of one shape
-  virtual void adamw(const AdamWStep& step, const Tensor& grad, const Tensor& param, const Tensor& exp_avg,
-                     const Tensor& exp_avg_sq) const = 0;
-  // In float64, summed in one fixed order.
+  // Of a contiguous float32 tensor, in float64, summed in one fixed order.
   virtual double sum_of_squares(const Tensor& x) const = 0;
-  // average = decay * average + (1 - decay) * value
-  virtual void ema(float decay, const Tensor& value, const Tensor& average) const = 0;
 
   // ---- training: a step that the host has no part in
   // noisy = sigma * noise + (1 - sigma) * latents, both products rounded, and target = noise - latents. All contiguous
@@ -243,7 +238,8 @@ class Kernels {
   // state is float64 [3]: a loss; the norm of all gradients, which is set; 1 if both are finite or else 0, set too.
   virtual void gradient_norm(const TrainedSet& set, const Tensor& state) const = 0;
   // Nothing where the state says that something is not finite. Else AdamW with gradients scaled by min(1, max_norm /
-  // (norm + 1e-6)), unscaled for max_norm <= 0; then averages with ema_decay and rounded copies. numbers, float32 [8]:
+  // (norm + 1e-6)), unscaled for max_norm <= 0; then average = ema_decay * average + (1 - ema_decay) * param, and
+  // rounded copies. numbers, float32 [8]:
   // the members of AdamWStep, of which grad_scale is not read.
   virtual void update(const TrainedSet& set, const Tensor& state, double max_norm, const Tensor& numbers,
                       float ema_decay) const = 0;

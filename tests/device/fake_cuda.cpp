@@ -227,18 +227,9 @@ class FakeCuda final : public backend::Kernels {
     enqueue([=, this, dout = at(dout), dx = at(dx)] { cpu_.resample_backward(dout, vertical, horizontal, dx); });
   }
 
-  void adamw(const AdamWStep& step, const Tensor& grad, const Tensor& param, const Tensor& exp_avg,
-             const Tensor& exp_avg_sq) const override {
-    enqueue([this, step, grad = at(grad), param = at(param), first = at(exp_avg), second = at(exp_avg_sq)] {
-      cpu_.adamw(step, grad, param, first, second);
-    });
-  }
   double sum_of_squares(const Tensor& x) const override {
     RAEDIT_CHECK(captured == nullptr, {.code = ErrorCode::internal, .what = "a captured step waits for its results"});
     return cpu_.sum_of_squares(at(x));
-  }
-  void ema(float decay, const Tensor& value, const Tensor& average) const override {
-    enqueue([this, decay, value = at(value), average = at(average)] { cpu_.ema(decay, value, average); });
   }
 
   void flow_matching(const Tensor& latents, const Tensor& noise, const Tensor& sigmas, const Tensor& noisy,

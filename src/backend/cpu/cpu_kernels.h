@@ -58,10 +58,7 @@ class CpuKernels final : public Kernels {
   void resample_backward(const Tensor& dout, const ResampleAxis& vertical, const ResampleAxis& horizontal,
                          const Tensor& dx) const override;
 
-  void adamw(const AdamWStep& step, const Tensor& grad, const Tensor& param, const Tensor& exp_avg,
-             const Tensor& exp_avg_sq) const override;
   double sum_of_squares(const Tensor& x) const override;
-  void ema(float decay, const Tensor& value, const Tensor& average) const override;
 
   void flow_matching(const Tensor& latents, const Tensor& noise, const Tensor& sigmas, const Tensor& noisy,
                      const Tensor& target) const override;

@@ -20,13 +20,10 @@ void for_pieces(int threads, int64_t numel, const F& f) {
   parallel_for(threads, pieces, numel, [&](int64_t i) { f(i, i * kPiece, std::min(numel, (i + 1) * kPiece)); });
 }
 
-}  // namespace
-
-void CpuKernels::adamw(const AdamWStep& s, const Tensor& grad, const Tensor& param, const Tensor& exp_avg,
-                       const Tensor& exp_avg_sq) const {
-  const float* g = grad.data<float>();
-  float *p = param.data<float>(), *m = exp_avg.data<float>(), *v = exp_avg_sq.data<float>();
-  for_pieces(threads_, param.numel(), [&](int64_t, int64_t first, int64_t end) {
+void adamw(int threads, const AdamWStep& s, const Trained& t) {
+  const float* g = t.grad.data<float>();
+  float *p = t.param.data<float>(), *m = t.exp_avg.data<float>(), *v = t.exp_avg_sq.data<float>();
+  for_pieces(threads, t.param.numel(), [&](int64_t, int64_t first, int64_t end) {
     for (int64_t i = first; i < end; ++i) {
       const float gi = g[i] * s.grad_scale;
       m[i] += (gi - m[i]) * s.one_minus_beta1;
@@ -35,6 +32,17 @@ void CpuKernels::adamw(const AdamWStep& s, const Tensor& grad, const Tensor& par
     }
   });
 }
+
+void ema(int threads, float decay, const Tensor& value, const Tensor& average) {
+  const float* w = value.data<float>();
+  float* a = average.data<float>();
+  const float rest = 1.0f - decay;
+  for_pieces(threads, average.numel(), [&](int64_t, int64_t first, int64_t end) {
+    for (int64_t i = first; i < end; ++i) a[i] = a[i] * decay + w[i] * rest;
+  });
+}
+
+}  // namespace
 
 double CpuKernels::sum_of_squares(const Tensor& x) const {
   const float* values = x.data<float>();
@@ -47,15 +55,6 @@ double CpuKernels::sum_of_squares(const Tensor& x) const {
   double total = 0;
   for (const double sum : sums) total += sum;
   return total;
-}
-
-void CpuKernels::ema(float decay, const Tensor& value, const Tensor& average) const {
-  const float* w = value.data<float>();
-  float* a = average.data<float>();
-  const float rest = 1.0f - decay;
-  for_pieces(threads_, average.numel(), [&](int64_t, int64_t first, int64_t end) {
-    for (int64_t i = first; i < end; ++i) a[i] = a[i] * decay + w[i] * rest;
-  });
 }
 
 void CpuKernels::flow_matching(const Tensor& latents, const Tensor& noise, const Tensor& sigmas, const Tensor& noisy,
@@ -104,8 +103,8 @@ void CpuKernels::update(const TrainedSet& set, const Tensor& state, double max_n
   std::memcpy(&step, numbers.raw(), sizeof(step));
   step.grad_scale = max_norm > 0 ? static_cast<float>(std::min(1.0, max_norm / (at[1] + 1e-6))) : 1.0f;
   for (const Trained& t : set.tensors) {
-    adamw(step, t.grad, t.param, t.exp_avg, t.exp_avg_sq);
-    if (t.average.defined()) ema(ema_decay, t.param, t.average);
+    adamw(threads_, step, t);
+    if (t.average.defined()) ema(threads_, ema_decay, t.param, t.average);
     if (t.rounded.defined()) copy(t.param, t.rounded);
   }
 }

@@ -1,7 +1,7 @@
 // The CUDA implementation of Kernels. Files: runtime (device, stream, errors), memory (what tensors live in), graph,
 // gemm (packing, linear, matmul), attention, norm, elementwise, position (rope, lookups, times), moving (copies,
-// resampling), optimizer (AdamW, EMA, norms); what goes back is in the *_backward files. numbers.cuh holds what kernels
-// share, dispatch.h the way from a tensor to them.
+// resampling), training (loss, norms, AdamW with EMA); what goes back is in the *_backward files. numbers.cuh holds
+// what kernels share, dispatch.h the way from a tensor to them.
 #pragma once
 
 #include "backend/cuda/runtime.h"
@@ -67,10 +67,7 @@ class CudaKernels final : public Kernels {
   void resample_backward(const Tensor& dout, const ResampleAxis& vertical, const ResampleAxis& horizontal,
                          const Tensor& dx) const override;
 
-  void adamw(const AdamWStep& step, const Tensor& grad, const Tensor& param, const Tensor& exp_avg,
-             const Tensor& exp_avg_sq) const override;
   double sum_of_squares(const Tensor& x) const override;
-  void ema(float decay, const Tensor& value, const Tensor& average) const override;
 
   void flow_matching(const Tensor& latents, const Tensor& noise, const Tensor& sigmas, const Tensor& noisy,
                      const Tensor& target) const override;

@@ -4,21 +4,12 @@
 #include <fmt/format.h>
 
 #include "backend/cuda/cuda_kernels.h"
-#include "core/check.h"
 #include "raedit/export.h"
 
 namespace raedit::backend::cuda {
 namespace {
 
 constexpr int kOldestGpu = 8;  // Ampere: bfloat16 matrix instructions, asynchronous copies
-
-[[noreturn]] void refuse(const std::string& why, const std::string& hint) {
-  raise({.code = ErrorCode::unsupported,
-         .what = "CUDA cannot be used: " + why,
-         .where = "device",
-         .expected = "cpu",
-         .hint = hint});
-}
 
 Kernels* make_kernels(int index) {
   int count = 0;

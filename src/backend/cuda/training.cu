@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "backend/cuda/cuda_kernels.h"
+#include "backend/cuda/double_sum.cuh"
 #include "backend/cuda/gemm.h"
 #include "backend/cuda/walk.h"
 
@@ -11,18 +12,6 @@ namespace raedit::backend::cuda {
 namespace {
 
 // ---- sums in float64, in one fixed order
-
-// Over a block of kThreads, for thread 0.
-__device__ inline double block_sum_double(double x) {
-  __shared__ double sums[kThreads / 32];
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
-  __syncthreads();
-  double sum = 0;
-  for (int i = 0; i < kThreads / 32; ++i) sum += sums[i];
-  return sum;
-}
 
 __device__ inline double sum_of_all(const double* sums, int64_t count) {
   double sum = 0;

@@ -10,12 +10,12 @@
 #include <vector>
 
 #include "backend/cuda/plugin.h"
-#include "core/check.h"
 
 namespace raedit {
 namespace {
 
 namespace fs = std::filesystem;
+using backend::cuda::refuse;
 
 constexpr const char* kLibrary = "libraedit_cuda.so";
 
@@ -45,14 +45,6 @@ std::vector<std::string> candidates() {
   }
   files.emplace_back(kLibrary);
   return files;
-}
-
-[[noreturn]] void refuse(const std::string& why, const std::string& hint) {
-  raise({.code = ErrorCode::unsupported,
-         .what = "CUDA cannot be used: " + why,
-         .where = "device",
-         .expected = "cpu",
-         .hint = hint});
 }
 
 // Never closed: kernels and tensors point into it.
