@@ -1,4 +1,4 @@
-#include "train/image_folder.h"
+#include "data/image_folder.h"
 
 #include <fmt/format.h>
 
@@ -10,7 +10,7 @@
 #include "core/text.h"
 #include "io/files.h"
 
-namespace raedit::train {
+namespace raedit::data {
 namespace fs = std::filesystem;
 namespace {
 
@@ -89,4 +89,4 @@ ImageFolder ImageFolder::open(const std::string& folder) {
   return result;
 }
 
-}  // namespace raedit::train
+}  // namespace raedit::data

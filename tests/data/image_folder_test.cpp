@@ -1,4 +1,4 @@
-#include "train/image_folder.h"
+#include "data/image_folder.h"
 
 #include <gtest/gtest.h>
 
@@ -10,10 +10,10 @@ namespace raedit {
 namespace {
 
 namespace fs = std::filesystem;
+using data::ImageFolder;
 using test::expect_error;
 using test::ScratchFolder;
 using test::spit;
-using train::ImageFolder;
 
 TEST(ImageFolder, HasTorchvisionsOrder) {
   const ScratchFolder scratch;

@@ -1,4 +1,4 @@
-#include "train/pillow_resize.h"
+#include "data/pillow_resize.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 
 #include "core/check.h"
 
-namespace raedit::train {
+namespace raedit::data {
 namespace {
 
 constexpr int kPrecisionBits = 32 - 8 - 2;  // 8 for the result, 2 for sums below 0 and above 255
@@ -166,4 +166,4 @@ Image pillow_resize(const Image& image, int width, int height, PillowFilter filt
   return resize_columns(resize_rows(image, make_axis(image.width, width, filter), first, rows), y_axis, first);
 }
 
-}  // namespace raedit::train
+}  // namespace raedit::data

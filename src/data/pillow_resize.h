@@ -4,7 +4,7 @@
 
 #include "raedit/image.h"
 
-namespace raedit::train {
+namespace raedit::data {
 
 enum class PillowFilter { box, bilinear, bicubic, lanczos };
 
@@ -16,4 +16,4 @@ Image pillow_resize(const Image& image, int width, int height, PillowFilter filt
 // Throws Error(invalid_argument) for a picture without pixels or with another number of bytes than its size asks for.
 void check_picture(const Image& image);
 
-}  // namespace raedit::train
+}  // namespace raedit::data

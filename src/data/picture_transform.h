@@ -4,11 +4,11 @@
 // (center_crop_arr, used by bytetriper/RAE).
 #pragma once
 
+#include "data/pillow_resize.h"
 #include "raedit/generator.h"
 #include "raedit/image.h"
-#include "train/pillow_resize.h"
 
-namespace raedit::train {
+namespace raedit::data {
 
 // All of these throw Error(invalid_argument) for a size below 1 and for a picture that is not one.
 
@@ -32,4 +32,4 @@ Image random_horizontal_flip(const Image& image, Generator& generator, double pr
 // Halved with the box filter while both sides stay at or above `size`, then bicubic, then the middle.
 Image adm_center_crop(const Image& image, int size);
 
-}  // namespace raedit::train
+}  // namespace raedit::data

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace raedit::train {
+namespace raedit::data {
 
 struct ImageFolderEntry {
   std::string path;
@@ -22,4 +22,4 @@ struct ImageFolder {
   static ImageFolder open(const std::string& folder);
 };
 
-}  // namespace raedit::train
+}  // namespace raedit::data

@@ -2,18 +2,18 @@
 // tests/parity/data/resize; the others are filled by a linear congruential generator. Expected is the FNV-1a hash of
 // every byte, so that many sizes and filters fit: what Pillow 11.3 and 12.2 with torchvision 0.29 make of them, and for
 // the centre crop bytetriper/RAE's center_crop_arr (a4d18c4).
-#include "train/pillow_resize.h"
+#include "data/pillow_resize.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <climits>
 
+#include "data/picture_transform.h"
 #include "io/safetensors.h"
-#include "train/picture_transform.h"
 #include "unit/expect_error.h"
 
-namespace raedit::train {
+namespace raedit::data {
 namespace {
 
 uint64_t hash_of(const Image& image) {
@@ -270,4 +270,4 @@ TEST(PictureTransform, RefusesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace raedit::train
+}  // namespace raedit::data

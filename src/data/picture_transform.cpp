@@ -1,4 +1,4 @@
-#include "train/picture_transform.h"
+#include "data/picture_transform.h"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,7 @@
 
 #include "core/check.h"
 
-namespace raedit::train {
+namespace raedit::data {
 namespace {
 
 void check_size(const Image& image, int size) {
@@ -118,4 +118,4 @@ Image adm_center_crop(const Image& image, int size) {
   return crop(picture, (width - size) / 2, (height - size) / 2, size, size);
 }
 
-}  // namespace raedit::train
+}  // namespace raedit::data
