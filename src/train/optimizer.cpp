@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -78,11 +79,26 @@ Optimizer::Optimizer(const backend::Kernels& kernels, std::vector<Tensor> parame
     }
   }
   round_all(kernels);
-  set_ = kernels.trained_set(std::move(trained));
+  set_ = kernels.trained_set(trained);
+  add_shares(kernels, trained);
   const Tensor doubles = zeros_on(memory, {2 * kStateSize});
   state_ = Tensor(doubles.storage(), 0, {kStateSize}, DType::float64);
   loss_ = Tensor(doubles.storage(), 0, {1}, DType::float64);
-  numbers_ = zeros_on(memory, {kNumbers});
+}
+
+void Optimizer::add_shares(const backend::Kernels& kernels, const std::vector<backend::Trained>& trained) {
+  RAEDIT_CHECK(options_.decays.empty() || options_.decays.size() == trained.size(),
+               {.code = ErrorCode::internal, .what = "not one word on decay for each parameter", .where = "Optimizer"});
+  std::vector<backend::Trained> with, without;
+  for (size_t i = 0; i < trained.size(); ++i)
+    (options_.decays.empty() || options_.decays[i] ? with : without).push_back(trained[i]);
+  const auto add = [&](std::vector<backend::Trained> some, double weight_decay) {
+    if (some.empty()) return;
+    const auto set = some.size() == trained.size() ? set_ : kernels.trained_set(std::move(some));
+    shares_.push_back({set, weight_decay, zeros_on(kernels.memory(), {kNumbers})});
+  };
+  add(std::move(with), options_.adamw.weight_decay);
+  add(std::move(without), 0.0);
 }
 
 void Optimizer::round_all(const backend::Kernels& kernels) const {
@@ -90,10 +106,14 @@ void Optimizer::round_all(const backend::Kernels& kernels) const {
 }
 
 void Optimizer::set_lr(double lr) {
+  for (const Share& share : shares_) set_numbers(share, lr);
+}
+
+void Optimizer::set_numbers(const Share& share, double lr) const {
   const AdamWOptions& adamw = options_.adamw;
   const auto t = static_cast<double>(steps_ + 1);
   backend::AdamWStep s;
-  s.decay = static_cast<float>(1.0 - lr * adamw.weight_decay);
+  s.decay = static_cast<float>(1.0 - lr * share.weight_decay);
   s.one_minus_beta1 = static_cast<float>(1.0 - adamw.beta1);
   s.beta2 = static_cast<float>(adamw.beta2);
   s.one_minus_beta2 = static_cast<float>(1.0 - adamw.beta2);
@@ -103,15 +123,22 @@ void Optimizer::set_lr(double lr) {
   std::array<float, kNumbers> numbers{};
   static_assert(sizeof(s) == sizeof(numbers));
   std::memcpy(numbers.data(), &s, sizeof(s));
-  if (const auto& memory = numbers_.storage()->memory())
-    memory->from_host(numbers_.raw(), numbers.data(), sizeof(numbers));
+  if (const auto& memory = share.numbers.storage()->memory())
+    memory->from_host(share.numbers.raw(), numbers.data(), sizeof(numbers));
   else
-    std::memcpy(numbers_.raw(), numbers.data(), sizeof(numbers));
+    std::memcpy(share.numbers.raw(), numbers.data(), sizeof(numbers));
+}
+
+float Optimizer::ema_decay() const {
+  const double decay = options_.ema_decay.value_or(0);
+  const auto t = static_cast<double>(steps_ + 1);
+  return static_cast<float>(options_.ema_warmup ? std::min(decay, (1 + t) / (10 + t)) : decay);
 }
 
 void Optimizer::launch(const backend::Kernels& kernels) {
   kernels.gradient_norm(*set_, state_);
-  kernels.update(*set_, state_, options_.max_grad_norm, numbers_, static_cast<float>(options_.ema_decay.value_or(0)));
+  for (const Share& share : shares_)
+    kernels.update(*share.set, state_, options_.max_grad_norm, share.numbers, ema_decay());
 }
 
 Optimizer::Result Optimizer::finish() {
@@ -130,6 +157,7 @@ Optimizer::Result Optimizer::step(const backend::Kernels& kernels, double lr) {
 
 void Optimizer::restored(const backend::Kernels& kernels, int64_t steps) {
   round_all(kernels);
+  fill_zero(state_);
   steps_ = steps;
 }
 

@@ -28,6 +28,11 @@ struct OptimizerOptions {
   std::optional<double> ema_decay = {};
   // Keeps bfloat16 copies of the parameters, too.
   bool rounded = false;
+  // The decay of step t, counted from 1, is min(ema_decay, (1 + t) / (10 + t)): the copy at the start is soon
+  // forgotten.
+  bool ema_warmup = false;
+  // For each parameter, whether weight_decay is for it. Empty: it is for all.
+  std::vector<bool> decays = {};
 };
 
 class Optimizer {
@@ -60,16 +65,28 @@ class Optimizer {
   // Empty without ema_decay, and without `rounded`.
   const std::vector<Tensor>& averages() const { return averages_; }
   const std::vector<Tensor>& rounded() const { return rounded_; }
-  // After parameters and moments were overwritten in place: the number of steps that the moments come from.
+  // After parameters and moments were overwritten in place: the number of steps that the moments come from. A loss that
+  // was added up is forgotten.
   void restored(const backend::Kernels& kernels, int64_t steps);
 
  private:
+  // Parameters that one set of numbers is for.
+  struct Share {
+    std::shared_ptr<const backend::TrainedSet> set;
+    double weight_decay = 0;
+    Tensor numbers;
+  };
+
+  void add_shares(const backend::Kernels& kernels, const std::vector<backend::Trained>& trained);
+  void set_numbers(const Share& share, double lr) const;
+  float ema_decay() const;
   void round_all(const backend::Kernels& kernels) const;
 
   OptimizerOptions options_;
   std::vector<Tensor> parameters_, gradients_, exp_avg_, exp_avg_sq_, averages_, rounded_;
-  Tensor state_, loss_, numbers_;
-  std::shared_ptr<const backend::TrainedSet> set_;
+  Tensor state_, loss_;
+  std::shared_ptr<const backend::TrainedSet> set_;  // all, of which the norm is taken
+  std::vector<Share> shares_;
   int64_t steps_ = 0;
 };
 

@@ -44,7 +44,13 @@ Tensor checked(const WeightSet& weights, const std::string& name, const Tensor& 
 
 }  // namespace
 
-void Stage2Step::save(const std::string& folder) const {
+void Stage2Step::save(const std::string& folder, const Json& trainer,
+                      const std::function<void(const StagedFolder&)>& more) const {
+  RAEDIT_CHECK(
+      trainer.is_object() && !trainer.contains("step"),
+      {.code = ErrorCode::internal, .what = "the state of a trainer is an object without steps", .where = "save"});
+  Json state{{"step", steps()}};
+  state.update(trainer);
   StagedFolder staged(folder);
   save_with(model_, parameters(), staged.at("transformer"));
   if (!averages().empty()) save_with(model_, averages(), staged.at("ema"));
@@ -54,16 +60,16 @@ void Stage2Step::save(const std::string& folder) const {
     moments.emplace_back("exp_avg_sq." + names_[i], optimizer_->exp_avg_sq()[i].cpu());
   }
   write_safetensors(staged.at(kOptimizer), moments, {{"format", "pt"}});
-  write_file(staged.at(kState), Json{{"step", steps()}}.dump(2) + "\n");
+  write_file(staged.at(kState), state.dump(2) + "\n");
+  if (more) more(staged);
   staged.commit();
 }
 
-void Stage2Step::restore(const std::string& folder) {
+Json Stage2Step::restore(const std::string& folder) {
   const std::string state_path = in(folder, kState);
-  const Json state = parse_json(read_file(state_path), state_path);
+  Json state = parse_json(read_file(state_path), state_path);
   JsonReader reader(state, state_path);
   const int64_t step = reader.int64("step");
-  reader.finish();
   if (step < 0) reader.fail("step", "0 or more");
   const auto moments = SafetensorsFile::open(in(folder, kOptimizer));
   const SafetensorsSet optimizer(moments), transformer = SafetensorsSet::open(in(folder, "transformer"));
@@ -80,6 +86,8 @@ void Stage2Step::restore(const std::string& folder) {
   }
   for (const auto& [from, to] : copies) to.copy_from(from);
   optimizer_->restored(kernels_, step);
+  accumulated_ = 0;
+  return state;
 }
 
 }  // namespace raedit::train

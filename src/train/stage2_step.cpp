@@ -27,7 +27,7 @@ class Recording {
 
 Stage2Step::Stage2Step(const backend::Kernels& kernels, models::RaeDitTransformer& model,
                        const Stage2StepOptions& options)
-    : model_(model), kernels_(kernels), checkpointing_(options.checkpointing) {
+    : model_(model), kernels_(kernels), checkpointing_(options.checkpointing), whole_replay_(!options.ema_warmup) {
   const bool mixed = model.dtype == DType::bfloat16;
   const models::NamedParameters parameters = models::named_parameters(model);
   for (const auto& [name, parameter] : parameters) {
@@ -38,13 +38,16 @@ Stage2Step::Stage2Step(const backend::Kernels& kernels, models::RaeDitTransforme
   if (mixed)
     for (models::RaeDitBlock& block : model.blocks) block.attn.join_trainable(kernels);
   std::vector<Tensor> values;
+  std::vector<bool> decays;
   for (const auto& [name, parameter] : parameters) {
     if (!parameter->trained()) continue;
     names_.push_back(name);
     values.push_back(parameter->value);
+    if (options.decay_matrices_only) decays.push_back(parameter->role == nn::Parameter::Role::matrix);
   }
   optimizer_.emplace(kernels, std::move(values),
-                     OptimizerOptions{options.adamw, options.max_grad_norm, options.ema_decay, mixed});
+                     OptimizerOptions{options.adamw, options.max_grad_norm, options.ema_decay, mixed,
+                                      options.ema_warmup, std::move(decays)});
 }
 
 void Stage2Step::accumulate(Context& ctx, const Stage2Batch& batch, int64_t parts) {
@@ -91,13 +94,14 @@ Stage2StepResult Stage2Step::replay(Context& ctx, const Stage2Batch& batch, doub
     replay_.emplace([this](Context& c, const std::vector<Tensor>& in) {
       accumulate(c, {in[0], in[1], in[2], in[3], in[4]});
       accumulated_ = 0;
-      optimizer_->launch(c.kernels());
+      if (whole_replay_) optimizer_->launch(c.kernels());
       return optimizer_->loss();
     });
   // The model looks at labels that are on the host; here they are not when it sees them.
   model_.check_condition(batch.latents.defined() ? batch.latents.dim(0) : 0, batch.sigmas, batch.class_labels);
   optimizer_->set_lr(lr);
   replay_->run(ctx, {batch.latents, batch.noise, batch.sigmas, batch.class_labels, batch.weights});
+  if (!whole_replay_) optimizer_->launch(ctx.kernels());
   return result_of(optimizer_->finish());
 }
 

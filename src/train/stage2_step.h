@@ -6,10 +6,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "core/json.h"
+#include "io/staged_folder.h"
 #include "models/rae_dit_transformer.h"
 #include "ops/replay.h"
 #include "train/optimizer.h"
@@ -32,6 +35,8 @@ struct Stage2StepOptions {
   // Of each block only what goes in is kept, and the way back computes the rest once more: a third more time, a
   // fraction of the memory, the same numbers.
   bool checkpointing = false;
+  bool ema_warmup = false;           // see OptimizerOptions
+  bool decay_matrices_only = false;  // biases, weights of norms and tables do not shrink
 };
 
 struct Stage2StepResult {
@@ -61,10 +66,13 @@ class Stage2Step {
   Stage2StepResult replay(Context& ctx, const Stage2Batch& batch, double lr);
 
   // FOLDER/{transformer,ema}/ in the diffusers layout, optimizer.safetensors and trainer_state.json; the folder appears
-  // whole or not at all. Between steps only. restore() brings back every bit of it; the model must have the same
-  // config. Throws Error(format) for a folder that is not of this model, and then nothing has changed.
-  void save(const std::string& folder) const;
-  void restore(const std::string& folder);
+  // whole or not at all. Between steps only. `trainer` is an object whose members follow "step" in trainer_state.json,
+  // and `more` may write further files before the folder appears.
+  void save(const std::string& folder, const Json& trainer = Json::object(),
+            const std::function<void(const StagedFolder&)>& more = {}) const;
+  // Brings back every bit of it, also after other steps were taken; the model must have the same config. All of
+  // trainer_state.json. Throws Error(format) for a folder that is not of this model, and then nothing has changed.
+  Json restore(const std::string& folder);
 
   const std::vector<std::string>& names() const { return names_; }
   const std::vector<Tensor>& parameters() const { return optimizer_->parameters(); }
@@ -78,6 +86,7 @@ class Stage2Step {
   models::RaeDitTransformer& model_;
   const backend::Kernels& kernels_;
   const bool checkpointing_;
+  const bool whole_replay_;  // a graph may hold the update, too: it is told nothing that changes
   std::vector<std::string> names_;
   std::optional<Optimizer> optimizer_;
   std::optional<ops::Replay> replay_;

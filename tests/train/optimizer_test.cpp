@@ -73,6 +73,50 @@ TEST(AdamW, DoesNotDependOnTheNumberOfThreads) {
   }
 }
 
+TEST(AdamW, ShrinksOnlyWhatDecays) {
+  const Context ctx = test::test_context();
+  const auto memory = ctx.kernels().memory();
+  const auto two_steps = [&](double decay, std::vector<bool> decays) {
+    std::vector<Tensor> parameters;
+    for (uint64_t i = 0; i < 3; ++i) parameters.push_back(copy_to(random(1 + i), memory));
+    Optimizer optimizer(ctx.kernels(), parameters, {.adamw = {0.9, 0.95, 1e-8, decay}, .decays = std::move(decays)});
+    std::vector<std::vector<float>> values;
+    for (uint64_t step = 0; step < 2; ++step) {
+      for (uint64_t i = 0; i < 3; ++i) optimizer.gradients()[i].copy_from(random(10 * step + i, 0.1));
+      EXPECT_TRUE(optimizer.step(ctx.kernels(), 1e-2).finite);
+    }
+    for (const Tensor& parameter : parameters) values.push_back(parameter.to_vector<float>());
+    return values;
+  };
+  // The norm is of all gradients in any case.
+  const auto all = two_steps(0.5, {}), none = two_steps(0, {}), second = two_steps(0.5, {false, true, false});
+  EXPECT_EQ(two_steps(0.5, {true, true, true}), all);
+  EXPECT_EQ(two_steps(0.5, {false, false, false}), none);
+  EXPECT_NE(all[1], none[1]);
+  EXPECT_EQ(second[0], none[0]);
+  EXPECT_EQ(second[1], all[1]);
+  EXPECT_EQ(second[2], none[2]);
+}
+
+TEST(MovingAverage, WarmsUp) {
+  const Context ctx = test::test_context();
+  const auto memory = ctx.kernels().memory();
+  Optimizer optimizer(ctx.kernels(), {copy_to(random(1), memory)}, {.ema_decay = 0.35, .ema_warmup = true});
+  std::vector<double> average = optimizer.parameters()[0].to_vector<double>();
+  for (uint64_t step = 1; step <= 6; ++step) {
+    optimizer.gradients()[0].copy_from(random(10 + step, 0.1));
+    optimizer.step(ctx.kernels(), 0.1);
+    const auto t = static_cast<double>(step);
+    const double decay = std::min(0.35, (1 + t) / (10 + t));  // 2/11, 3/12, 4/13, then 0.35
+    const auto value = optimizer.parameters()[0].to_vector<double>(),
+               found = optimizer.averages()[0].to_vector<double>();
+    for (size_t i = 0; i < average.size(); ++i) {
+      average[i] = decay * average[i] + (1 - decay) * value[i];
+      ASSERT_NEAR(found[i], average[i], 1e-6 * std::max(1.0, std::abs(average[i]))) << step;
+    }
+  }
+}
+
 TEST(AdamW, RefusesOptionsOutOfRange) {
   const Context ctx = test::test_context();
   const auto make = [&](const OptimizerOptions& options) { return Optimizer(ctx.kernels(), {}, options); };

@@ -261,9 +261,87 @@ TEST_P(TrainingTraceOf, StepsBeforeAndAfterAResumeAreStepsWithoutOne) {
   train(ctx, resumed, trace, 4, 9);
   EXPECT_TRUE(all_numbers(training) == all_numbers(resumed));
 
+  // So are those after going back.
+  EXPECT_EQ(training.restore(scratch / "checkpoint-4"), Json({{"step", 4}}));
+  EXPECT_EQ(training.steps(), 4);
+  training.accumulate(ctx, batch_of(trace, 0, 0, 4));  // forgotten, and its loss too
+  training.restore(scratch / "checkpoint-4");
+  training.accumulate(ctx, batch_of(trace, 4, 0, 2), 2);
+  training.accumulate(ctx, batch_of(trace, 4, 2, 4), 2);
+  EXPECT_LT(training.step(ctx, 1e-3).loss, 1.5 * trace.tensor("losses").to_vector<double>()[4]);
+  train(ctx, training, trace, 5, 9);
+  EXPECT_TRUE(all_numbers(training) == all_numbers(resumed));
+
   // What was saved is a model like any other.
   const auto saved = RAEDiT2DModel::from_pretrained(scratch / "checkpoint-4/ema");
   EXPECT_EQ(saved.config().in_channels, 8);
+}
+
+// An average whose decay changes from step to step must not be captured with it.
+TEST(TrainingTrace, AReplayedStepWarmsItsAverageUp) {
+  const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
+  std::vector<std::vector<float>> results;
+  for (const bool replayed : {false, true}) {
+    Context ctx = test::test_context();
+    const auto model = initial_model(ctx);
+    models::settle(*model, ctx.kernels());
+    Stage2StepOptions with = options();
+    with.ema_warmup = with.decay_matrices_only = true;
+    Stage2Step training(ctx.kernels(), *model, with);
+    for (int64_t step = 0; step < 4; ++step) {
+      const Stage2Batch batch = batch_of(trace, step, 0, 4);
+      if (!replayed) training.accumulate(ctx, batch);
+      replayed ? training.replay(ctx, batch, 1e-3) : training.step(ctx, 1e-3);
+    }
+    results.push_back(all_numbers(training));
+  }
+  EXPECT_TRUE(results[0] == results[1]);
+}
+
+TEST(TrainingTrace, MatricesAloneDecay) {
+  const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
+  std::vector<std::vector<Tensor>> results;
+  std::vector<std::string> names;
+  for (const bool alone : {false, true}) {
+    Context ctx = test::test_context();
+    const auto model = initial_model(ctx);
+    Stage2StepOptions with = options();
+    with.adamw.weight_decay = 0.5;
+    with.decay_matrices_only = alone;
+    Stage2Step training(ctx.kernels(), *model, with);
+    training.accumulate(ctx, batch_of(trace, 0, 0, 4));
+    training.step(ctx, 1e-2);
+    results.emplace_back();
+    for (const Tensor& value : training.parameters()) results.back().push_back(value.cpu().clone());
+    names = training.names();
+  }
+  for (size_t i = 0; i < names.size(); ++i) {
+    const bool same = results[0][i].to_vector<float>() == results[1][i].to_vector<float>();
+    if (names[i] == "blocks.0.attn.to_q.weight" || names[i] == "final_layer.linear.weight") {
+      EXPECT_TRUE(same) << names[i];
+    }
+    if (names[i] == "y_embedder.embedding_table.weight" || names[i] == "blocks.0.norm1.weight" ||
+        names[i] == "blocks.0.attn.to_q.bias") {
+      EXPECT_FALSE(same) << names[i];
+    }
+  }
+}
+
+TEST(TrainingCheckpoint, HoldsWhatItsTrainerAdds) {
+  Context ctx = test::test_context();
+  const test::ScratchFolder scratch;
+  const auto model = initial_model(ctx);
+  Stage2Step training(ctx.kernels(), *model, options());
+  const Json state{{"seed", 7}, {"data", {{"epoch", 2}, {"picture", 31}}}};
+  training.save(scratch / "checkpoint", state,
+                [](const StagedFolder& folder) { test::spit(folder.at("scheduler.json"), "{}"); });
+  EXPECT_EQ(test::slurp(scratch / "checkpoint/scheduler.json"), "{}");
+  EXPECT_EQ(training.restore(scratch / "checkpoint"),
+            Json({{"step", 0}, {"seed", 7}, {"data", {{"epoch", 2}, {"picture", 31}}}}));
+  // What it fails to add takes all of it along.
+  EXPECT_THROW(training.save(scratch / "other", state, [](const StagedFolder&) { throw std::runtime_error("full"); }),
+               std::runtime_error);
+  EXPECT_EQ(scratch.names(), std::vector<std::string>{"checkpoint"});
 }
 
 TEST(TrainingCheckpoint, ADamagedOneChangesNothing) {
