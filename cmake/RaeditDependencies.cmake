@@ -5,10 +5,12 @@ find_package(PkgConfig REQUIRED)
 find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(PNG REQUIRED)
+find_package(JPEG REQUIRED)
 find_package(yaml-cpp REQUIRED)
 find_package(OpenSSL REQUIRED)
 # Not find_package: libzip's CMake files insist on programs (zipcmp, ...) that libzip-dev does not bring.
 pkg_check_modules(libzip REQUIRED IMPORTED_TARGET libzip)
+pkg_check_modules(libwebp REQUIRED IMPORTED_TARGET libwebp libwebpdemux)
 pkg_check_modules(libdeflate REQUIRED IMPORTED_TARGET libdeflate)
 if(NOT RAEDIT_BUILD_FUZZERS)  # the fuzzers are below what needs these
   find_package(OpenMP REQUIRED COMPONENTS CXX)

@@ -38,9 +38,9 @@ const char* const kFooter =
     "as it is).\n"
     "\n"
     "Examples:\n"
-    "  raedit reconstruct photo.png\n"
+    "  raedit reconstruct photo.jpg\n"
     "  raedit reconstruct *.png --output reconstructed/\n"
-    "  raedit reconstruct photo.png --model DIR --dtype bfloat16 --output result.png";
+    "  raedit reconstruct photo.jpg --model DIR --dtype bfloat16 --output result.png";
 
 struct ReconstructOptions {
   std::vector<std::string> images;
@@ -123,7 +123,7 @@ double psnr(const Tensor& result, const Tensor& reference) {
 }
 
 double reconstruct(Context& ctx, const AutoencoderRAE& vae, Job& job, const PngText& text) {
-  const Image input = job.image ? *std::exchange(job.image, std::nullopt) : load_png(job.input);
+  const Image input = job.image ? *std::exchange(job.image, std::nullopt) : load_image(job.input);
   const Tensor pixels = to_tensor(input).reshape({1, 3, input.height, input.width});
   const int64_t side = vae.config().output_size();
   const Tensor reference = pixels.dim(2) == side && pixels.dim(3) == side
@@ -138,7 +138,7 @@ double reconstruct(Context& ctx, const AutoencoderRAE& vae, Job& job, const PngT
 void load_images(std::vector<Job>& jobs) {
   size_t room = size_t{256} << 20;
   for (Job& job : jobs) {
-    Image image = load_png(job.input);
+    Image image = load_image(job.input);
     if (image.rgb.size() > room) continue;
     room -= image.rgb.size();
     job.image = std::move(image);
@@ -190,8 +190,8 @@ int run_reconstruct(const ReconstructOptions& o) {
 
 Command add_reconstruct(CLI::App& program) {
   auto options = std::make_shared<ReconstructOptions>();
-  CLI::App* app = program.add_subcommand("reconstruct", "Encode and decode PNG pictures, and print the PSNR");
-  app->add_option("IMAGE", options->images, "PNG files of any size")->required()->type_name("");
+  CLI::App* app = program.add_subcommand("reconstruct", "Encode and decode pictures, and print the PSNR");
+  app->add_option("IMAGE", options->images, "PNG, JPEG or WebP files of any size")->required()->type_name("");
   add_model_options(*app, options->model,
                     "a pipeline or an autoencoder, a folder or org/name (default: as for generate)");
   app->add_option("--output", options->output, "a .png, or a folder (default: NAME_reconstructed.png beside NAME.png)")

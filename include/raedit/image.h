@@ -1,4 +1,4 @@
-// Pictures: 8-bit RGB in memory, PNG on disk, and the way from and to tensors.
+// Pictures: 8-bit RGB in memory, PNG (and, to be read, JPEG and WebP) on disk, and the way from and to tensors.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,12 @@ RAEDIT_API Image load_png(const std::string& path);
 // The file appears whole or not at all. Equal images and texts give equal bytes.
 RAEDIT_API void save_png(const Image& image, const std::string& path, const PngText& text = {});
 RAEDIT_API PngText load_png_text(const std::string& path);
+
+// A PNG, JPEG or WebP, told apart by how the file begins, as 8-bit RGB: what Pillow's convert("RGB") makes of it, but
+// for 16-bit PNG (above). The orientation and colour profile that a file may name are not applied; of an animated WebP
+// it is the first frame. Throws as load_png() does, and Error(unsupported) for any other kind of file, naming it.
+// Stricter than Pillow with a JPEG whose data do not decode: Error(format) instead of made-up pixels.
+RAEDIT_API Image load_image(const std::string& path);
 
 // [3, H, W] floating point in [0, 1], clamped, times 255, rounded half to even (as numpy does); NaN becomes 0.
 RAEDIT_API Image to_image(const Tensor& chw);

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "io/picture_codec.h"
 #include "io/png_codec.h"
 
 namespace raedit {

@@ -2,7 +2,6 @@
 // own and leave every buffer to the object that outlives the jump.
 #include "io/png_codec.h"
 
-#include <fmt/format.h>
 #include <png.h>
 
 #include <algorithm>
@@ -14,11 +13,11 @@
 #include "core/check.h"
 #include "core/json.h"
 #include "io/files.h"
+#include "io/picture_codec.h"
 
 namespace raedit {
 namespace {
 
-constexpr size_t kMaxFileBytes = size_t{1} << 30;
 constexpr size_t kSignatureBytes = 8;
 
 // libpng hands over the message and expects not to return.
@@ -45,7 +44,8 @@ std::string latin1_to_utf8(const char* text, size_t length) {
 
 class PngReader {
  public:
-  explicit PngReader(const std::string& path) : path_(path), content_(read_file(path, kMaxFileBytes)) {
+  // Both must outlive it.
+  PngReader(std::string_view content, const std::string& where) : path_(where), content_(content) {
     const auto* bytes = reinterpret_cast<png_const_bytep>(content_.data());
     RAEDIT_CHECK(content_.size() >= kSignatureBytes && png_sig_cmp(bytes, 0, kSignatureBytes) == 0,
                  {.code = ErrorCode::format, .what = "is not a PNG image", .where = path_});
@@ -61,15 +61,10 @@ class PngReader {
   PngReader(const PngReader&) = delete;
   PngReader& operator=(const PngReader&) = delete;
 
-  Image read() {
+  Image read(int64_t max_pixels = kMaxImagePixels) {
     if (!read_info()) fail();
     const int64_t width = png_get_image_width(png_, info_), height = png_get_image_height(png_, info_);
-    RAEDIT_CHECK(width <= kMaxImageSide && height <= kMaxImageSide && width * height <= kMaxImagePixels,
-                 {.code = ErrorCode::unsupported,
-                  .what = "image is too large",
-                  .where = path_,
-                  .found = fmt::format("{} x {}", width, height),
-                  .expected = fmt::format("sides up to {}, {} pixels", kMaxImageSide, kMaxImagePixels)});
+    check_image_size(width, height, max_pixels, path_);
     Image image{static_cast<int>(width), static_cast<int>(height), {}};
     const size_t row_bytes = static_cast<size_t>(width) * 3;
     image.rgb.resize(row_bytes * static_cast<size_t>(height));
@@ -149,8 +144,8 @@ class PngReader {
            .hint = "download or copy it again"});
   }
 
-  std::string path_;
-  std::string content_;
+  const std::string& path_;
+  std::string_view content_;
   std::string message_;
   size_t position_ = 0;
   size_t row_bytes_ = 0;
@@ -247,12 +242,17 @@ class PngEncoder {
 
 }  // namespace
 
+Image decode_png(std::string_view bytes, const std::string& where, int64_t max_pixels) {
+  return PngReader(bytes, where).read(max_pixels);
+}
+
 Image load_png(const std::string& path) {
-  return PngReader(path).read();
+  return decode_png(read_file(path, kMaxImageFileBytes), path, kMaxImagePixels);
 }
 
 PngText load_png_text(const std::string& path) {
-  PngReader reader(path);
+  const std::string content = read_file(path, kMaxImageFileBytes);
+  PngReader reader(content, path);
   (void)reader.read();  // text may stand after the pixels, and a damaged file has none to trust
   return reader.text();
 }

@@ -1,16 +1,15 @@
-// What image.cpp and png_codec.cpp share.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "raedit/image.h"
 
 namespace raedit {
 
-inline constexpr int64_t kMaxImageSide = 32768;
-inline constexpr int64_t kMaxImagePixels = int64_t{1} << 27;
-
+// Throws Error(format) for what does not begin like a PNG, too.
+Image decode_png(std::string_view bytes, const std::string& where, int64_t max_pixels);
 // The image has been checked.
 void write_png_file(const Image& image, const std::string& path, const PngText& text);
 
