@@ -33,9 +33,9 @@ struct PictureTransform {
 };
 
 struct PictureRequest {
-  int64_t index = 0;         // into the set
-  uint64_t seed = 0;         // of a Generator that crop and flip draw from, in this order
-  std::optional<bool> flip;  // given: flipped or not, and nothing is drawn for it
+  int64_t index = 0;              // into the set
+  uint64_t seed = 0;              // of a Generator that crop and flip draw from, in this order
+  std::optional<bool> flip = {};  // given: flipped or not, and nothing is drawn for it
 };
 
 struct PictureBatch {
