@@ -31,7 +31,8 @@ class PictureSet {
 };
 
 // A folder of class folders (image_folder.h), one .tar file of WebDataset's kind, a folder that holds .tar files, or
-// shards as a brace list, "DIR/train-{000..127}.tar". Throws Error(not_found), Error(format).
+// shards as a brace list, "DIR/train-{000..127}.tar". Throws Error(not_found), Error(format), Error(unsupported) for
+// compressed shards, Error(invalid_argument) for a wrong list.
 std::shared_ptr<const PictureSet> open_picture_set(const std::string& path);
 
 }  // namespace raedit::data
