@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -10,11 +11,14 @@
 
 namespace raedit::train {
 
+inline constexpr uint64_t kUnknownMemory = std::numeric_limits<uint64_t>::max();
+
 struct MemoryPlan {
   struct Part {
     std::string name;  // "weights", "gradients", "optimizer moments", "moving averages", "activations", ...
     uint64_t bytes = 0;
-    std::string how;  // "10.0 M x float32"
+    std::string how;    // "10.0 M x float32"
+    std::string lower;  // the flags that make it smaller and are not set yet
   };
   std::vector<Part> parts;
   uint64_t total() const;
@@ -28,11 +32,17 @@ struct MemoryPlanOptions {
   bool gradient_checkpointing = false;
   bool ema = false;
   int zero1_ranks = 1;  // moments shared out among so many
+  // The device has memory of its own, which is meant then. What its kernels and libraries take there for themselves is
+  // not counted.
+  bool own_memory = false;
 };
 
+// Of the transformer alone: an autoencoder that encodes pictures beside it comes on top. Throws Error(invalid_argument)
+// for options out of range, Error(out_of_memory) for what no machine has addresses for.
 MemoryPlan plan_memory(const RAEDiT2DModelConfig& config, const MemoryPlanOptions& options);
 
-// What this process may still use: the smaller of the machine's available memory and its cgroup's rest.
-uint64_t available_memory();
+// What this process may still use: the smaller of the machine's available memory and the rest that its control groups
+// leave it; kUnknownMemory where the system says neither. root: stands before /proc and /sys.
+uint64_t available_memory(const std::string& root = "");
 
 }  // namespace raedit::train

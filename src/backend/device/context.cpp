@@ -12,6 +12,12 @@
 #include "tensor/memory.h"
 
 namespace raedit {
+namespace {
+
+// What context_on() hands to the constructor, which is public and knows devices alone.
+thread_local std::unique_ptr<backend::Kernels> handed_over;
+
+}  // namespace
 
 struct Context::State {
   ContextOptions options;
@@ -31,9 +37,17 @@ Context::Context(ContextOptions options) : state_(std::make_unique<State>()) {
                 .found = fmt::to_string(options.threads),
                 .expected = "1 to 4096, or 0 for all"});
   state_->threads = options.threads == 0 ? available_threads() : options.threads;
-  state_->kernels = make_kernels(options.device, state_->threads);
+  state_->kernels = handed_over != nullptr ? std::move(handed_over) : make_kernels(options.device, state_->threads);
   state_->arena.emplace(state_->kernels->memory());
   state_->options = std::move(options);
+}
+
+Context context_on(std::unique_ptr<backend::Kernels> kernels) {
+  struct Scope {
+    ~Scope() { handed_over = nullptr; }  // where no context was made of them
+  } const scope;
+  handed_over = std::move(kernels);
+  return Context({.threads = 1});
 }
 
 Context::~Context() = default;
