@@ -18,7 +18,11 @@ struct Stage2Options {
   bool adm_crop = false;              // ours: upstream's centre crop
   bool random_flip = false;
   int64_t dataloader_num_workers = 4;
-  bool skip_broken = false;   // ours
+  bool skip_broken = false;  // ours
+  // ours: which ids the data's classes have. "by-order": as they are sorted, as in the PR. "by-name": those that the
+  // pretrained transformer's model_index.json gives their names; new names are new classes behind its own. "": by-name
+  // where there are names.
+  std::string class_ids;
   std::string cache_latents;  // ours: folder of a latent cache, made if it is not there; "": pictures are encoded anew
 
   // ---- models
@@ -45,6 +49,8 @@ struct Stage2Options {
 
   // ---- steps
   int64_t train_batch_size = 4;  // of one rank, of one micro-batch
+  // ours: pictures of one step, of all ranks and micro-batches; wins over train_batch_size (share_out_batch)
+  std::optional<int64_t> global_batch_size;
   int64_t gradient_accumulation_steps = 1;
   int64_t num_train_epochs = 10;
   std::optional<int64_t> max_train_steps;  // wins over epochs
@@ -57,7 +63,7 @@ struct Stage2Options {
   bool scale_lr = false;  // times accumulation, batch size and ranks
   double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_weight_decay = 1e-2, adam_epsilon = 1e-8;
   bool decay_matrices_only = false;  // ours: biases, norms and tables do not decay
-  double max_grad_norm = 1.0;
+  double max_grad_norm = 1.0;        // 0: no clipping
   // constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial, piecewise_constant; ours:
   // upstream-linear, upstream-cosine
   std::string lr_scheduler = "cosine";
@@ -78,6 +84,7 @@ struct Stage2Options {
   std::string report_to = "tensorboard";  // or none; metrics.jsonl is always written
   int64_t logging_steps = 10;             // ours
   int64_t checkpointing_steps = 1000;
+  std::optional<double> checkpointing_epochs;  // ours, as upstream's YAML counts; wins over the count in steps
   std::optional<int64_t> checkpoints_total_limit;
   std::string resume_from_checkpoint;  // a folder, or "latest"; "": a new run
 
