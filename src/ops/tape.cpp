@@ -123,6 +123,20 @@ Tensor Tape::rounded(const Tensor& leaf) const {
   return rounded.defined() ? leaf.same_view_of(rounded.storage(), DType::bfloat16) : Tensor();
 }
 
+void Tape::call_when_final(std::function<void(uint64_t)> callback) {
+  when_final_ = std::move(callback);
+  released_ = std::make_shared<std::vector<uint64_t>>();
+}
+
+std::shared_ptr<Storage> Tape::user_of(uint64_t id, const Entry& entry) const {
+  if (auto users = entry.users.lock()) return users;
+  std::shared_ptr<Storage> first(entry.shape_only.get(), [kept = entry.shape_only, released = released_, id](Storage*) {
+    released->push_back(id);
+  });
+  entry.users = first;
+  return first;
+}
+
 Tape* Tape::recording(const Context& ctx, std::initializer_list<const Tensor*> operands) {
   Tape* tape = ctx.tape();
   if (tape == nullptr) return nullptr;
@@ -133,7 +147,11 @@ Tape* Tape::recording(const Context& ctx, std::initializer_list<const Tensor*> o
 
 Tape::Slot Tape::slot(const Tensor& tensor) const {
   Slot slot;
-  if (wants(tensor)) slot.view_ = tensor.same_view_of(entries_.at(tensor.storage()->id()).shape_only, DType::float32);
+  if (!wants(tensor)) return slot;
+  const uint64_t id = tensor.storage()->id();
+  const Entry& entry = entries_.at(id);
+  const bool counted = released_ != nullptr && entry.leaf && entry.memory != nullptr;
+  slot.view_ = tensor.same_view_of(counted ? user_of(id, entry) : entry.shape_only, DType::float32);
   return slot;
 }
 
@@ -153,16 +171,26 @@ void Tape::forget(size_t first_node, const Tensor& but) {
   }
 }
 
+// For a node that will record again what was forgotten: leaves that only the forgotten nodes led to.
+std::vector<std::shared_ptr<Storage>> Tape::users_of_released() const {
+  std::vector<std::shared_ptr<Storage>> users;
+  if (released_ == nullptr) return users;
+  for (const uint64_t id : *released_) users.push_back(user_of(id, entries_.at(id)));
+  released_->clear();
+  return users;
+}
+
 Tensor Tape::checkpointed(Context& ctx, const std::function<Tensor(Context&)>& work) {
   Tape* tape = ctx.tape();
   if (tape == nullptr || !tape->checkpointing_) return work(ctx);
   const size_t first = tape->nodes_.size();
   const Tensor out = work(ctx);
   if (tape->nodes_.size() == first) return out;
+  if (tape->released_ != nullptr) tape->released_->clear();
   tape->forget(first, out);
   tape->record(
       out,
-      [work](Context& c, Tape& t, const Tensor& dout) {
+      [work, users = tape->users_of_released()](Context& c, Tape& t, const Tensor& dout) {
         // Its nodes are the last ones now, and the next to go back.
         const Recorded again(c, t);
         const Tensor result = work(c);
@@ -233,12 +261,12 @@ backend::Gradient Tape::target(Context& ctx, const Slot& slot) {
       entry.memory = ctx.empty({elements_of(entry.shape_only)}, entry.dtype).storage();
     }
     entry.touched = true;
-    if (!is_all_of(view, entry.shape_only)) entry.parts.push_back(view);
+    if (!is_all_of(view, entry.shape_only)) entry.parts.push_back(view.same_view_of(entry.shape_only, DType::float32));
     return fresh();
   }
   if (!entry.parts.empty() && !repeats(view) &&
       std::all_of(entry.parts.begin(), entry.parts.end(), [&](const Tensor& part) { return apart(part, view); })) {
-    entry.parts.push_back(view);
+    entry.parts.push_back(view.same_view_of(entry.shape_only, DType::float32));
     return fresh();
   }
   return {grad(ctx, slot), false};
@@ -276,13 +304,41 @@ void Tape::pass_on(Context& ctx, const Slot& slot, const Tensor& dout) {
 }
 
 // What no path led to is zero.
-void Tape::complete_leaves(Context& ctx) {
-  for (auto& [id, entry] : entries_) {
-    fill_gaps(ctx, entry);
-    if (entry.touched || entry.memory == nullptr) continue;
-    fill_zero(Tensor(entry.memory, 0, {elements_of(entry.shape_only)}, DType::float32));
-    entry.touched = true;
+void Tape::complete(Context& ctx, uint64_t id, Entry& entry) {
+  fill_gaps(ctx, entry);
+  if (entry.memory == nullptr || entry.final) return;
+  if (!entry.touched) fill_zero(Tensor(entry.memory, 0, {elements_of(entry.shape_only)}, DType::float32));
+  entry.touched = true;
+  if (!when_final_ || !entry.leaf) return;
+  entry.final = true;
+  when_final_(id);
+}
+
+void Tape::complete_released(Context& ctx) {
+  if (released_ == nullptr) return;
+  for (const uint64_t id : std::exchange(*released_, {})) {
+    Entry& entry = entries_.at(id);
+    if (entry.users.expired()) complete(ctx, id, entry);
   }
+}
+
+void Tape::complete_leaves(Context& ctx) {
+  for (auto& [id, entry] : entries_) complete(ctx, id, entry);
+}
+
+void Tape::run_last_node(Context& ctx) {
+  const Node node = std::move(nodes_.back());
+  nodes_.pop_back();
+  Entry& entry = entries_.at(node.out_id);
+  // Untouched: no path from the result leads here.
+  if (entry.touched) {
+    fill_gaps(ctx, entry);
+    if (node.dout == Dout::float32) make_float32(ctx, entry);
+    node.backward(ctx, *this, node.out.view_.same_view_of(entry.memory, entry.dtype));
+  }
+  // The only producer has run: nobody adds to this gradient any more.
+  owner_of_slot_.erase(entries_.at(node.out_id).shape_only->id());
+  entries_.erase(node.out_id);
 }
 
 void Tape::backward(Context& ctx, const Tensor& out, const Tensor& dout) {
@@ -302,18 +358,8 @@ void Tape::backward(Context& ctx, const Tensor& out, const Tensor& dout) {
   }
   ctx.kernels().copy_into(start, target(ctx, slot(out)));
   while (!nodes_.empty()) {
-    const Node node = std::move(nodes_.back());
-    nodes_.pop_back();
-    Entry& entry = entries_.at(node.out_id);
-    // Untouched: no path from the result leads here.
-    if (entry.touched) {
-      fill_gaps(ctx, entry);
-      if (node.dout == Dout::float32) make_float32(ctx, entry);
-      node.backward(ctx, *this, node.out.view_.same_view_of(entry.memory, entry.dtype));
-    }
-    // The only producer has run: nobody adds to this gradient any more.
-    owner_of_slot_.erase(entries_.at(node.out_id).shape_only->id());
-    entries_.erase(node.out_id);
+    run_last_node(ctx);
+    complete_released(ctx);
   }
   complete_leaves(ctx);
 }

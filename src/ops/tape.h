@@ -13,6 +13,7 @@
 #include <array>
 #include <functional>
 #include <initializer_list>
+#include <memory>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -50,6 +51,10 @@ class Tape {
   void use_half_gradients() { half_ = true; }
   // From now on, of what runs in checkpointed() only the operands and the result are kept.
   void use_checkpointing() { checkpointing_ = true; }
+
+  // From now on, backward() says of every leaf watched with memory when nothing more is added to its gradient, which is
+  // in its memory then, or queued to be: by the id of the leaf's storage, once. Before anything is recorded.
+  void call_when_final(std::function<void(uint64_t storage_id)> callback);
 
   // The tape to record on, or null: none is set, or no operand wants a gradient. Undefined operands are skipped.
   static Tape* recording(const Context& ctx, std::initializer_list<const Tensor*> operands);
@@ -97,6 +102,9 @@ class Tape {
     // While parts are written one after the other: which. They do not overlap, and the rest is uninitialised.
     std::vector<Tensor> parts;
     Tensor rounded;
+    // Slots of a leaf share this owner of `shape_only`, whose end says that no node is left that adds to the gradient.
+    mutable std::weak_ptr<Storage> users;
+    bool final = false;
   };
   struct Node {
     Slot out;
@@ -111,12 +119,19 @@ class Tape {
   void forget(size_t first_node, const Tensor& but);
   void fill_gaps(Context& ctx, Entry& entry) const;
   void make_float32(Context& ctx, Entry& entry) const;
+  void run_last_node(Context& ctx);
+  std::shared_ptr<Storage> user_of(uint64_t id, const Entry& entry) const;
+  std::vector<std::shared_ptr<Storage>> users_of_released() const;
+  void complete(Context& ctx, uint64_t id, Entry& entry);
+  void complete_released(Context& ctx);
   void complete_leaves(Context& ctx);
 
   std::unordered_map<uint64_t, Entry> entries_;           // by the id of the tensor's storage
   std::unordered_map<uint64_t, uint64_t> owner_of_slot_;  // id of shape_only -> id of the tensor's storage
   std::vector<Node> nodes_;
   bool half_ = false, checkpointing_ = false;
+  std::function<void(uint64_t)> when_final_;
+  std::shared_ptr<std::vector<uint64_t>> released_;  // leaves whose last user went, in case nobody new came
 };
 
 }  // namespace raedit

@@ -63,14 +63,16 @@ Optimizer::Optimizer(const backend::Kernels& kernels, std::vector<Tensor> parame
   std::vector<backend::Trained> trained;
   Likeness gradients(memory, DType::float32), exp_avg(memory, DType::float32), exp_avg_sq(memory, DType::float32),
       averages(memory, DType::float32), rounded(memory, DType::bfloat16);
-  for (const Tensor& parameter : parameters_) {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Tensor& parameter = parameters_[i];
     gradients_.push_back(gradients.of(parameter));
-    exp_avg_.push_back(exp_avg.of(parameter));
-    exp_avg_sq_.push_back(exp_avg_sq.of(parameter));
+    exp_avg_.push_back(owned(i) ? exp_avg.of(parameter) : Tensor());
+    exp_avg_sq_.push_back(owned(i) ? exp_avg_sq.of(parameter) : Tensor());
     trained.push_back({gradients_.back(), parameter, exp_avg_.back(), exp_avg_sq_.back(), {}, {}});
+    if (!owned(i)) trained.back().exp_avg = trained.back().exp_avg_sq = gradients_.back();  // only the norm looks here
     if (options.ema_decay) {
-      averages_.push_back(averages.of(parameter));
-      kernels.copy(parameter, averages_.back());
+      averages_.push_back(owned(i) ? averages.of(parameter) : Tensor());
+      if (owned(i)) kernels.copy(parameter, averages_.back());
       trained.back().average = averages_.back();
     }
     if (options.rounded) {
@@ -87,11 +89,12 @@ Optimizer::Optimizer(const backend::Kernels& kernels, std::vector<Tensor> parame
 }
 
 void Optimizer::add_shares(const backend::Kernels& kernels, const std::vector<backend::Trained>& trained) {
-  RAEDIT_CHECK(options_.decays.empty() || options_.decays.size() == trained.size(),
-               {.code = ErrorCode::internal, .what = "not one word on decay for each parameter", .where = "Optimizer"});
+  RAEDIT_CHECK((options_.decays.empty() || options_.decays.size() == trained.size()) &&
+                   (options_.owned.empty() || options_.owned.size() == trained.size()),
+               {.code = ErrorCode::internal, .what = "not one word for each parameter", .where = "Optimizer"});
   std::vector<backend::Trained> with, without;
   for (size_t i = 0; i < trained.size(); ++i)
-    (options_.decays.empty() || options_.decays[i] ? with : without).push_back(trained[i]);
+    if (owned(i)) (options_.decays.empty() || options_.decays[i] ? with : without).push_back(trained[i]);
   const auto add = [&](std::vector<backend::Trained> some, double weight_decay) {
     if (some.empty()) return;
     const auto set = some.size() == trained.size() ? set_ : kernels.trained_set(std::move(some));
@@ -153,6 +156,11 @@ Optimizer::Result Optimizer::step(const backend::Kernels& kernels, double lr) {
   set_lr(lr);
   launch(kernels);
   return finish();
+}
+
+void Optimizer::refresh(const backend::Kernels& kernels) const {
+  for (size_t i = 0; i < rounded_.size(); ++i)
+    if (!owned(i)) kernels.copy(parameters_[i], rounded_[i]);
 }
 
 void Optimizer::restored(const backend::Kernels& kernels, int64_t steps) {

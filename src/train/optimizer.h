@@ -33,6 +33,9 @@ struct OptimizerOptions {
   bool ema_warmup = false;
   // For each parameter, whether weight_decay is for it. Empty: it is for all.
   std::vector<bool> decays = {};
+  // For each parameter, whether it is changed here; for the others there are gradients alone, no moments and averages.
+  // Empty: all are.
+  std::vector<bool> owned = {};
 };
 
 class Optimizer {
@@ -62,9 +65,12 @@ class Optimizer {
   const std::vector<Tensor>& parameters() const { return parameters_; }
   const std::vector<Tensor>& exp_avg() const { return exp_avg_; }
   const std::vector<Tensor>& exp_avg_sq() const { return exp_avg_sq_; }
-  // Empty without ema_decay, and without `rounded`.
+  // Those above and averages: undefined where the parameter is not owned. Empty without ema_decay, and without
+  // `rounded`.
   const std::vector<Tensor>& averages() const { return averages_; }
   const std::vector<Tensor>& rounded() const { return rounded_; }
+  // After parameters that are not owned were overwritten in place: their rounded copies.
+  void refresh(const backend::Kernels& kernels) const;
   // After parameters and moments were overwritten in place: the number of steps that the moments come from. A loss that
   // was added up is forgotten.
   void restored(const backend::Kernels& kernels, int64_t steps);
@@ -77,6 +83,7 @@ class Optimizer {
     Tensor numbers;
   };
 
+  bool owned(size_t i) const { return options_.owned.empty() || options_.owned[i]; }
   void add_shares(const backend::Kernels& kernels, const std::vector<backend::Trained>& trained);
   void set_numbers(const Share& share, double lr) const;
   float ema_decay() const;

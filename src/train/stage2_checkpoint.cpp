@@ -1,4 +1,5 @@
 // checkpoint-N/: everything that a step of training changes, to the last bit.
+#include <algorithm>
 #include <filesystem>
 
 #include "core/check.h"
@@ -44,48 +45,90 @@ Tensor checked(const WeightSet& weights, const std::string& name, const Tensor& 
 
 }  // namespace
 
-void Stage2Step::save(const std::string& folder, const Json& trainer,
-                      const std::function<void(const StagedFolder&)>& more) const {
-  RAEDIT_CHECK(
-      trainer.is_object() && !trainer.contains("step"),
-      {.code = ErrorCode::internal, .what = "the state of a trainer is an object without steps", .where = "save"});
-  Json state{{"step", steps()}};
-  state.update(trainer);
-  StagedFolder staged(folder);
-  save_with(model_, parameters(), staged.at("transformer"));
-  if (!averages().empty()) save_with(model_, averages(), staged.at("ema"));
-  NamedTensors moments;
-  for (size_t i = 0; i < names_.size(); ++i) {
-    moments.emplace_back("exp_avg." + names_[i], optimizer_->exp_avg()[i].cpu());
-    moments.emplace_back("exp_avg_sq." + names_[i], optimizer_->exp_avg_sq()[i].cpu());
-  }
-  write_safetensors(staged.at(kOptimizer), moments, {{"format", "pt"}});
-  write_file(staged.at(kState), state.dump(2) + "\n");
-  if (more) more(staged);
-  staged.commit();
+std::vector<Tensor> Stage2Step::gather(const std::vector<Tensor>& owned, bool everywhere) const {
+  return ranks_ ? ranks_->gather(owned, everywhere) : owned;
 }
 
-Json Stage2Step::restore(const std::string& folder) {
+std::vector<Tensor> Stage2Step::all_averages() const {
+  return gather(averages(), true);
+}
+
+void Stage2Step::save(const std::string& folder, const Json& trainer,
+                      const std::function<void(const StagedFolder&)>& more) const {
+  const std::vector<Tensor> exp_avg = gather(optimizer_->exp_avg(), false),
+                            exp_avg_sq = gather(optimizer_->exp_avg_sq(), false), all = gather(averages(), false);
+  const auto write = [&] {
+    RAEDIT_CHECK(
+        trainer.is_null() || (trainer.is_object() && !trainer.contains("step")),
+        {.code = ErrorCode::internal, .what = "the state of a trainer is an object without steps", .where = "save"});
+    Json state{{"step", steps()}};
+    if (!trainer.is_null()) state.update(trainer);
+    StagedFolder staged(folder);
+    save_with(model_, parameters(), staged.at("transformer"));
+    if (!all.empty()) save_with(model_, all, staged.at("ema"));
+    NamedTensors moments;
+    for (size_t i = 0; i < names_.size(); ++i) {
+      moments.emplace_back("exp_avg." + names_[i], exp_avg[i].cpu());
+      moments.emplace_back("exp_avg_sq." + names_[i], exp_avg_sq[i].cpu());
+    }
+    write_safetensors(staged.at(kOptimizer), moments, {{"format", "pt"}});
+    write_file(staged.at(kState), state.dump(2) + "\n");
+    if (more) more(staged);
+    staged.commit();
+  };
+  if (!ranks_) return write();
+  ranks_->on_first(write, "the checkpoint cannot be written", folder);
+}
+
+// Of each parameter its value, moments and average; undefined where another rank has them.
+std::vector<Tensor> Stage2Step::places() const {
+  std::vector<Tensor> places;
+  for (size_t i = 0; i < names_.size(); ++i) {
+    places.insert(places.end(), {parameters()[i], optimizer_->exp_avg()[i], optimizer_->exp_avg_sq()[i]});
+    if (!averages().empty()) places.push_back(averages()[i]);
+  }
+  return places;
+}
+
+// trainer_state.json, and what goes into places(): all of it is there and fits, or nothing is read.
+Json Stage2Step::read(const std::string& folder, std::vector<Tensor>& contents) const {
   const std::string state_path = in(folder, kState);
   Json state = parse_json(read_file(state_path), state_path);
   JsonReader reader(state, state_path);
-  const int64_t step = reader.int64("step");
-  if (step < 0) reader.fail("step", "0 or more");
+  if (reader.int64("step") < 0) reader.fail("step", "0 or more");
   const auto moments = SafetensorsFile::open(in(folder, kOptimizer));
   const SafetensorsSet optimizer(moments), transformer = SafetensorsSet::open(in(folder, "transformer"));
   std::optional<SafetensorsSet> ema;
   if (!averages().empty()) ema.emplace(SafetensorsSet::open(in(folder, "ema")));
-
-  std::vector<std::pair<Tensor, Tensor>> copies;  // from, to
   for (size_t i = 0; i < names_.size(); ++i) {
     const Tensor& value = parameters()[i];
-    copies.emplace_back(checked(transformer, names_[i], value), value);
-    copies.emplace_back(checked(optimizer, "exp_avg." + names_[i], value), optimizer_->exp_avg()[i]);
-    copies.emplace_back(checked(optimizer, "exp_avg_sq." + names_[i], value), optimizer_->exp_avg_sq()[i]);
-    if (ema) copies.emplace_back(checked(*ema, names_[i], value), averages()[i]);
+    contents.push_back(checked(transformer, names_[i], value));
+    contents.push_back(checked(optimizer, "exp_avg." + names_[i], value));
+    contents.push_back(checked(optimizer, "exp_avg_sq." + names_[i], value));
+    if (ema) contents.push_back(checked(*ema, names_[i], value));
   }
-  for (const auto& [from, to] : copies) to.copy_from(from);
-  optimizer_->restored(kernels_, step);
+  return state;
+}
+
+Json Stage2Step::restore(const std::string& folder) {
+  const std::vector<Tensor> targets = places();
+  std::vector<Tensor> contents;
+  Json state;
+  if (ranks_) {
+    if (ranks_->begun()) ranks_->finish_sum(optimizer_->loss());  // of gradients that are not wanted any more
+    ranks_->on_first([&] { state = read(folder, contents); }, "the checkpoint cannot be read", folder);
+    state = parse_json(ranks_->communicator().broadcast(state.dump(), 0), folder);
+  } else {
+    state = read(folder, contents);
+  }
+  const size_t each = targets.size() / std::max<size_t>(1, names_.size());
+  for (size_t i = 0; i < targets.size(); ++i) {
+    if (contents.size() == i) contents.push_back(Tensor::empty(parameters()[i / each].shape(), DType::float32));
+    if (ranks_) ranks_->broadcast(contents[i]);
+    if (targets[i].defined()) targets[i].copy_from(contents[i]);
+    contents[i] = Tensor();
+  }
+  optimizer_->restored(kernels_, state.at("step").get<int64_t>());
   accumulated_ = 0;
   return state;
 }

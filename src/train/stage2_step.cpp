@@ -26,7 +26,7 @@ class Recording {
 }  // namespace
 
 Stage2Step::Stage2Step(const backend::Kernels& kernels, models::RaeDitTransformer& model,
-                       const Stage2StepOptions& options)
+                       const Stage2StepOptions& options, dist::Communicator* ranks)
     : model_(model), kernels_(kernels), checkpointing_(options.checkpointing), whole_replay_(!options.ema_warmup) {
   const bool mixed = model.dtype == DType::bfloat16;
   const models::NamedParameters parameters = models::named_parameters(model);
@@ -45,20 +45,32 @@ Stage2Step::Stage2Step(const backend::Kernels& kernels, models::RaeDitTransforme
     values.push_back(parameter->value);
     if (options.decay_matrices_only) decays.push_back(parameter->role == nn::Parameter::Role::matrix);
   }
+  std::vector<bool> owned;
+  if (ranks != nullptr && ranks->size() > 1) {
+    ranks_.emplace(*ranks, values, options.zero1);
+    owned = ranks_->owned();
+  }
   optimizer_.emplace(kernels, std::move(values),
                      OptimizerOptions{options.adamw, options.max_grad_norm, options.ema_decay, mixed,
-                                      options.ema_warmup, std::move(decays)});
+                                      options.ema_warmup, std::move(decays), std::move(owned)});
+  if (ranks_) ranks_->set_gradients(optimizer_->gradients());
 }
 
 void Stage2Step::accumulate(Context& ctx, const Stage2Batch& batch, int64_t parts) {
   RAEDIT_CHECK(parts >= 1, {.code = ErrorCode::invalid_argument,
                             .what = "a step has at least one micro-batch",
                             .found = std::to_string(parts)});
+  RAEDIT_CHECK(!ranks_ || (parts % ranks_->size() == 0 && !ranks_->begun()),
+               {.code = ErrorCode::invalid_argument,
+                .what = "ranks take equally many micro-batches, and no more than were announced",
+                .found = std::to_string(parts)});
   const FlowMatchingPair pair = flow_matching(ctx, batch.latents, batch.noise, batch.sigmas);
   Tape tape;
   const std::vector<Tensor>&values = parameters(), &rounded = optimizer_->rounded();
   if (!rounded.empty()) tape.use_half_gradients();
   if (checkpointing_) tape.use_checkpointing();
+  if (ranks_ && accumulated_ + 1 == parts / ranks_->size())
+    tape.call_when_final([this](uint64_t storage) { ranks_->ready(storage); });
   for (size_t i = 0; i < values.size(); ++i)
     tape.watch(values[i], optimizer_->gradients()[i], accumulated_ == 0, rounded.empty() ? Tensor() : rounded[i]);
   const Recording recording(ctx, tape);
@@ -73,7 +85,13 @@ Stage2StepResult Stage2Step::step(Context& ctx, double lr) {
   if (accumulated_ == 0)
     for (const Tensor& gradient : gradients) fill_zero(gradient);
   accumulated_ = 0;
-  return result_of(optimizer_->step(ctx.kernels(), lr));
+  if (ranks_) ranks_->finish_sum(optimizer_->loss());
+  const Optimizer::Result taken = optimizer_->step(ctx.kernels(), lr);
+  if (ranks_ && taken.finite) {
+    ranks_->spread_parameters();
+    optimizer_->refresh(ctx.kernels());
+  }
+  return result_of(taken);
 }
 
 Stage2StepResult Stage2Step::result_of(const Optimizer::Result& taken) const {
@@ -90,6 +108,10 @@ Stage2StepResult Stage2Step::replay(Context& ctx, const Stage2Batch& batch, doub
   RAEDIT_CHECK(
       accumulated_ == 0,
       {.code = ErrorCode::invalid_argument, .what = "gradients were accumulated and not used", .where = "replay"});
+  if (ranks_) {
+    accumulate(ctx, batch, ranks_->size());
+    return step(ctx, lr);
+  }
   if (!replay_)
     replay_.emplace([this](Context& c, const std::vector<Tensor>& in) {
       accumulate(c, {in[0], in[1], in[2], in[3], in[4]});

@@ -16,38 +16,17 @@
 #include "test_device.h"
 #include "train/lr_schedule.h"
 #include "train/stage2_step.h"
+#include "train/trace_model.h"
 
 namespace raedit {
 namespace {
 
 using namespace train;
+using test::batch_of;
+using test::initial_model;
 
 constexpr int64_t kSteps = 20;
-const std::string kFolder = std::string(RAEDIT_TEST_DATA) + "/training";
-
-std::unique_ptr<models::RaeDitTransformer> initial_model(const Context& ctx, DType dtype = DType::float32) {
-  Json config = models::read_config(kFolder + "/initial", "RAEDiT2DModel");
-  auto model = std::make_unique<models::RaeDitTransformer>(models::parse_rae_dit_config(config, kFolder));
-  model->config_json = std::move(config);
-  models::load_parameters(models::named_parameters(*model), SafetensorsSet::open(kFolder + "/initial"), dtype,
-                          ctx.kernels());
-  model->dtype = dtype;
-  model->complete();
-  return model;
-}
-
-// Pictures [first, end) of a step's batch.
-Stage2Batch batch_of(const SafetensorsFile& trace, int64_t step, int64_t first, int64_t end) {
-  const auto part = [&](const char* name) {
-    return trace.tensor(std::to_string(step) + "." + name).slice(0, first, end).clone();
-  };
-  return {part("latents"), part("noise"), part("t"), part("labels").to(DType::int64),
-          Tensor::full({end - first}, 1.0f)};
-}
-
-Stage2StepOptions options() {
-  return {{0.9, 0.95, 1e-8, 0.01}, 1.0, 0.9};
-}
+const std::string kFolder = test::trace_folder();
 
 void expect_parameters(const Stage2Step& training, const std::vector<Tensor>& values, const SafetensorsFile& trace,
                        const std::string& prefix) {
@@ -63,7 +42,7 @@ void expect_pytorchs(int64_t parts) {
   Context ctx = test::test_context();
   const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
   const auto model = initial_model(ctx);
-  Stage2Step training(ctx.kernels(), *model, options());
+  Stage2Step training(ctx.kernels(), *model, test::trace_options());
   const LrSchedule schedule{LrScheduleType::cosine, 2e-3, 3, kSteps};
   const auto losses = trace.tensor("losses").to_vector<double>(),
              norms = trace.tensor("grad_norms").to_vector<double>();
@@ -98,7 +77,7 @@ TEST(TrainingTrace, InBfloat16ItStaysCloseToFloat32) {
   Context ctx = test::test_context();
   const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
   const auto model = initial_model(ctx, DType::bfloat16);
-  Stage2Step training(ctx.kernels(), *model, options());
+  Stage2Step training(ctx.kernels(), *model, test::trace_options());
   for (size_t i = 0; i < training.names().size(); ++i) EXPECT_EQ(training.parameters()[i].dtype(), DType::float32);
   const LrSchedule schedule{LrScheduleType::cosine, 2e-3, 3, kSteps};
   const auto losses = trace.tensor("losses").to_vector<double>(),
@@ -143,7 +122,7 @@ TEST_P(TrainingTraceOf, DoesNotDependOnTheNumberOfThreads) {
   for (const int threads : {1, 2, 3}) {
     Context ctx = test::test_context(threads);
     const auto model = initial_model(ctx, GetParam());
-    Stage2Step training(ctx.kernels(), *model, options());
+    Stage2Step training(ctx.kernels(), *model, test::trace_options());
     for (int64_t step = 0; step < 3; ++step) {
       training.accumulate(ctx, batch_of(trace, step, 0, 4));
       training.step(ctx, 1e-3);
@@ -163,7 +142,7 @@ TEST_P(TrainingTraceOf, AReplayedStepIsAStep) {
     Context ctx = test::test_context();
     const auto model = initial_model(ctx, GetParam());
     models::settle(*model, ctx.kernels());
-    Stage2Step training(ctx.kernels(), *model, options());
+    Stage2Step training(ctx.kernels(), *model, test::trace_options());
     for (int64_t step = 0; step < 4; ++step) {
       const Stage2Batch batch = batch_of(trace, step, 0, 4);
       if (!replayed) training.accumulate(ctx, batch);
@@ -190,7 +169,7 @@ TEST_P(TrainingTraceOf, CheckpointingChangesNoNumber) {
   for (const bool checkpointing : {false, true}) {
     Context ctx = test::test_context();
     const auto model = initial_model(ctx, GetParam());
-    Stage2StepOptions with = options();
+    Stage2StepOptions with = test::trace_options();
     with.checkpointing = checkpointing;
     Stage2Step training(ctx.kernels(), *model, with);
     for (int64_t step = 0; step < 2; ++step) {
@@ -210,7 +189,7 @@ TEST(TrainingTrace, AStepThatIsNotFiniteIsSkipped) {
   Context ctx = test::test_context();
   const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
   const auto model = initial_model(ctx);
-  Stage2Step training(ctx.kernels(), *model, options());
+  Stage2Step training(ctx.kernels(), *model, test::trace_options());
   std::vector<Tensor> before;
   for (const Tensor& value : training.parameters()) before.push_back(value.clone());
   Stage2Batch batch = batch_of(trace, 0, 0, 4);
@@ -248,14 +227,14 @@ TEST_P(TrainingTraceOf, StepsBeforeAndAfterAResumeAreStepsWithoutOne) {
   const test::ScratchFolder scratch;
   const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
   const auto model = initial_model(ctx, GetParam());
-  Stage2Step training(ctx.kernels(), *model, options());
+  Stage2Step training(ctx.kernels(), *model, test::trace_options());
   train(ctx, training, trace, 0, 4);
   training.save(scratch / "checkpoint-4");
   EXPECT_EQ(scratch.names(), std::vector<std::string>{"checkpoint-4"});
   train(ctx, training, trace, 4, 9);
 
   const auto other = initial_model(ctx, GetParam());
-  Stage2Step resumed(ctx.kernels(), *other, options());
+  Stage2Step resumed(ctx.kernels(), *other, test::trace_options());
   resumed.restore(scratch / "checkpoint-4");
   EXPECT_EQ(resumed.steps(), 4);
   train(ctx, resumed, trace, 4, 9);
@@ -285,7 +264,7 @@ TEST(TrainingTrace, AReplayedStepWarmsItsAverageUp) {
     Context ctx = test::test_context();
     const auto model = initial_model(ctx);
     models::settle(*model, ctx.kernels());
-    Stage2StepOptions with = options();
+    Stage2StepOptions with = test::trace_options();
     with.ema_warmup = with.decay_matrices_only = true;
     Stage2Step training(ctx.kernels(), *model, with);
     for (int64_t step = 0; step < 4; ++step) {
@@ -305,7 +284,7 @@ TEST(TrainingTrace, MatricesAloneDecay) {
   for (const bool alone : {false, true}) {
     Context ctx = test::test_context();
     const auto model = initial_model(ctx);
-    Stage2StepOptions with = options();
+    Stage2StepOptions with = test::trace_options();
     with.adamw.weight_decay = 0.5;
     with.decay_matrices_only = alone;
     Stage2Step training(ctx.kernels(), *model, with);
@@ -331,7 +310,7 @@ TEST(TrainingCheckpoint, HoldsWhatItsTrainerAdds) {
   Context ctx = test::test_context();
   const test::ScratchFolder scratch;
   const auto model = initial_model(ctx);
-  Stage2Step training(ctx.kernels(), *model, options());
+  Stage2Step training(ctx.kernels(), *model, test::trace_options());
   const Json state{{"seed", 7}, {"data", {{"epoch", 2}, {"picture", 31}}}};
   training.save(scratch / "checkpoint", state,
                 [](const StagedFolder& folder) { test::spit(folder.at("scheduler.json"), "{}"); });
@@ -349,7 +328,7 @@ TEST(TrainingCheckpoint, ADamagedOneChangesNothing) {
   const test::ScratchFolder scratch;
   const auto trace = SafetensorsFile::open(kFolder + "/trace.safetensors");
   const auto model = initial_model(ctx);
-  Stage2Step training(ctx.kernels(), *model, options());
+  Stage2Step training(ctx.kernels(), *model, test::trace_options());
   train(ctx, training, trace, 0, 2);
   const std::string folder = scratch / "checkpoint-2";
   training.save(folder);
