@@ -13,7 +13,7 @@
 #include "core/text.h"
 #include "generate_options.h"
 #include "interrupt.h"
-#include "io/png_codec.h"
+#include "io/picture_codec.h"
 #include "latents_file.h"
 #include "measure.h"
 #include "output.h"
