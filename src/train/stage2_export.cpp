@@ -47,9 +47,13 @@ void export_pipeline(const std::string& folder, const models::ModelSource& trans
   staged.commit();
 }
 
-MemoryPlanOptions memory_options(const Stage2Options& o, int ranks) {
-  return {o.train_batch_size, o.mixed_precision == "bf16", o.gradient_checkpointing, o.ema_decay.has_value(),
-          o.zero1 ? ranks : 1};
+MemoryPlanOptions memory_options(const Stage2Options& o, int64_t batch, int ranks) {
+  return {batch,
+          o.mixed_precision == "bf16",
+          o.gradient_checkpointing,
+          o.ema_decay.has_value(),
+          o.zero1 ? ranks : 1,
+          Device::from_name(o.device).type != DeviceType::cpu};
 }
 
 std::string describe_stage2_plan(const Stage2Options& options, int ranks) {
@@ -66,9 +70,11 @@ std::string describe_stage2_plan(const Stage2Options& options, int ranks) {
   text += fmt::format("steps          {}, {:.2f} epochs; learning rate {:.3g} at step 1, {:.3g} at the last\n",
                       setup.max_train_steps, static_cast<double>(setup.max_train_steps) / setup.steps_per_epoch(),
                       setup.lr(0), setup.lr(setup.max_train_steps - 1));
-  text += fmt::format("writes         {}, a checkpoint every {} steps\n\n", options.output_dir,
-                      options.checkpointing_steps);
-  return text + plan_memory(setup.model, memory_options(options, ranks)).table(available_memory());
+  text +=
+      fmt::format("writes         {}, a checkpoint every {} steps\n\n", options.output_dir, setup.checkpointing_steps);
+  const bool on_host = Device::from_name(options.device).type == DeviceType::cpu;
+  return text + plan_memory(setup.model, memory_options(options, setup.cut.batch, ranks))
+                    .table(on_host ? available_memory() : kUnknownMemory);
 }
 
 }  // namespace raedit::train

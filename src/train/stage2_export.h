@@ -16,6 +16,7 @@ namespace raedit::train {
 void export_pipeline(const std::string& folder, const models::ModelSource& transformer, const std::string& vae_folder,
                      const FlowMatchEulerDiscreteScheduler& scheduler, const std::map<int64_t, std::string>& id2label);
 
-MemoryPlanOptions memory_options(const Stage2Options& options, int ranks);
+// `batch`: of one micro-batch.
+MemoryPlanOptions memory_options(const Stage2Options& options, int64_t batch, int ranks);
 
 }  // namespace raedit::train

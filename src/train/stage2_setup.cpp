@@ -9,8 +9,9 @@
 #include "core/text.h"
 #include "io/files.h"
 #include "pipeline/model_index.h"
-#include "train/transformer_weights.h"
 #include "train/lr_schedule.h"
+#include "train/stage2_config.h"
+#include "train/transformer_weights.h"
 
 namespace raedit::train {
 namespace fs = std::filesystem;
@@ -228,8 +229,10 @@ std::function<double(int64_t)> make_lr(const Stage2Options& o, double base_lr, i
   return [lr](int64_t step) { return lr.lr(step); };
 }
 
-Stage2Setup make_stage2_setup(const Stage2Options& o, int rank, int ranks) {
+Stage2Setup make_stage2_setup(const Stage2Options& options, int rank, int ranks) {
+  Stage2Options o = options;
   o.check();
+  share_out_batch(o, ranks);
   Stage2Setup setup;
   open_vae(setup, o);
   open_pictures(setup, o);
@@ -240,6 +243,9 @@ Stage2Setup make_stage2_setup(const Stage2Options& o, int rank, int ranks) {
   setup.dtype = o.mixed_precision == "bf16" ? DType::bfloat16 : DType::float32;
   setup.cut = {o.train_batch_size, o.gradient_accumulation_steps, rank, ranks};
   setup.max_train_steps = training_steps(o, setup.pictures->size(), setup.cut.global_batch());
+  setup.checkpointing_steps =
+      o.checkpointing_epochs ? std::max<int64_t>(1, std::llround(*o.checkpointing_epochs * setup.steps_per_epoch()))
+                             : o.checkpointing_steps;
   const double base_lr = o.learning_rate * (o.scale_lr ? static_cast<double>(setup.cut.global_batch()) : 1.0);
   setup.lr = make_lr(o, base_lr, setup.max_train_steps, setup.steps_per_epoch());
   check_schedule(setup);

@@ -30,7 +30,7 @@ struct Stage2Setup {
   std::map<int64_t, std::string> id2label;
   Shape latent_shape;  // [C,h,w]
   BatchCut cut;
-  int64_t max_train_steps = 0;
+  int64_t max_train_steps = 0, checkpointing_steps = 0;
   std::function<double(int64_t step)> lr;
   std::vector<std::string> notes;
 

@@ -10,12 +10,12 @@
 #include "core/text.h"
 #include "io/files.h"
 #include "train/checkpoints.h"
-#include "train/transformer_weights.h"
 #include "train/memory_plan.h"
 #include "train/run_log.h"
 #include "train/stage2_export.h"
 #include "train/stage2_setup.h"
 #include "train/training_batches.h"
+#include "train/transformer_weights.h"
 #include "train/validation.h"
 
 namespace raedit::train {
@@ -139,14 +139,16 @@ class Run {
 
   void check_memory() {
     if (ctx_.device().type != DeviceType::cpu) return;
-    const MemoryPlan plan = plan_memory(setup_.model, memory_options(options_, ranks_.size()));
+    const MemoryPlan plan = plan_memory(setup_.model, memory_options(options_, setup_.cut.batch, ranks_.size()));
     const uint64_t available = available_memory();
     RAEDIT_CHECK(plan.total() <= available, {.code = ErrorCode::out_of_memory,
                                              .what = "a training step needs more memory than there is",
                                              .found = human_bytes(available) + " available",
                                              .expected = human_bytes(plan.total()),
                                              .hint = "the plan:\n" + plan.table(available)});
-    note(fmt::format("memory of a step: {} planned, {} available", human_bytes(plan.total()), human_bytes(available)));
+    if (available != kUnknownMemory)
+      note(
+          fmt::format("memory of a step: {} planned, {} available", human_bytes(plan.total()), human_bytes(available)));
   }
 
   void announce() {
@@ -215,8 +217,12 @@ class Run {
 
   void make_model() {
     const backend::Kernels& kernels = ctx_.kernels();
-    model_ = setup_.pretrained ? load_transformer(*setup_.pretrained, setup_.dtype, kernels)
-                               : fresh_transformer(setup_.model, mix_seed(state_.seed, 3, 0), setup_.dtype, kernels);
+    if (resumed_)
+      model_ = load_transformer(checkpointed_model(), setup_.dtype, kernels);
+    else if (setup_.pretrained)
+      model_ = load_transformer(*setup_.pretrained, setup_.dtype, kernels);
+    else
+      model_ = fresh_transformer(setup_.model, mix_seed(state_.seed, 3, 0), setup_.dtype, kernels);
     Stage2StepOptions step;
     step.adamw = {options_.adam_beta1, options_.adam_beta2, options_.adam_epsilon, options_.adam_weight_decay};
     step.max_grad_norm = options_.max_grad_norm;
@@ -224,7 +230,8 @@ class Run {
     step.ema_warmup = options_.ema_warmup;
     step.decay_matrices_only = options_.decay_matrices_only;
     step.checkpointing = options_.gradient_checkpointing;
-    step_.emplace(kernels, *model_, step);
+    step.zero1 = options_.zero1;
+    step_.emplace(kernels, *model_, step, ranks_.size() > 1 ? &ranks_ : nullptr);
     if (resumed_) restore(resumed_->path);
     objective_.emplace(setup_.scheduler, options_.time_distribution,
                        diffusion::DensityOptions{diffusion::weighting_scheme_from_name(options_.weighting_scheme),
@@ -233,6 +240,20 @@ class Run {
     plan_.emplace(setup_.pictures->size(), state_.seed);
     batches_ = std::make_unique<TrainingBatches>(*plan_, *objective_, setup_.cut, state_.position, setup_.latent_shape,
                                                  setup_.model.num_classes, source_, cancel_);
+  }
+
+  // With its buffers, which a step does not restore.
+  models::ModelSource checkpointed_model() const {
+    models::ModelSource source = models::open_model(in(resumed_->path, "transformer"), "RAEDiT2DModel", {});
+    const Json found = config_json(models::parse_rae_dit_config(source.config, source.where)),
+               expected = config_json(setup_.model);
+    for (const auto& [key, value] : expected.items())
+      RAEDIT_CHECK(found.at(key) == value, {.code = ErrorCode::invalid_argument,
+                                            .what = "the checkpoint is of another model than the options describe",
+                                            .where = source.where,
+                                            .found = fmt::format("{} {}", key, found.at(key).dump()),
+                                            .expected = value.dump()});
+    return source;
   }
 
   // Model, moments and averages, and where the run stood. The scheduler that was trained with wins over the options.
@@ -289,8 +310,8 @@ class Run {
   double lr() const { return setup_.lr(step_->steps()) * state_.lr_factor; }
 
   Stage2StepResult one_step() {
-    for (int64_t part = 0; part < setup_.cut.accumulation; ++part)
-      step_->accumulate(ctx_, batches_->next(ctx_), setup_.cut.accumulation);
+    const int64_t parts = setup_.cut.accumulation * setup_.cut.ranks;
+    for (int64_t part = 0; part < setup_.cut.accumulation; ++part) step_->accumulate(ctx_, batches_->next(ctx_), parts);
     return step_->step(ctx_, lr());
   }
 
@@ -298,7 +319,7 @@ class Run {
     meter_.add(result);
     const bool last = step == setup_.max_train_steps;
     if (step % options_.logging_steps == 0 || last) report(step);
-    if (step % options_.checkpointing_steps == 0) save_checkpoint();
+    if (step % setup_.checkpointing_steps == 0) save_checkpoint();
     if (options_.validation_steps && step % *options_.validation_steps == 0) validate(step);
   }
 
@@ -382,12 +403,13 @@ class Run {
     ranks_.barrier();
   }
 
+  // Averages where there are any. Of all ranks together.
   models::ModelSource weights_to_show() const {
-    const std::vector<Tensor>& values = step_->averages().empty() ? step_->parameters() : step_->averages();
-    return trained_source(*model_, step_->names(), values);
+    return trained_source(*model_, step_->names(), options_.ema_decay ? step_->all_averages() : step_->parameters());
   }
 
   void validate(int64_t step) {
+    const models::ModelSource weights = weights_to_show();
     if (first()) {
       observer_.phase("validation", 0, 1);
       ValidationOptions validation;
@@ -398,7 +420,7 @@ class Run {
       validation.seed = state_.seed;
       Context ctx({.device = ctx_.device(), .threads = static_cast<int>(options_.threads)});
       const std::vector<Image> pictures =
-          validation_pictures(ctx, weights_to_show(), load_options(), vae(), setup_.scheduler, validation);
+          validation_pictures(ctx, weights, load_options(), vae(), setup_.scheduler, validation);
       const std::string folder = in(options_.output_dir, fmt::format("validation/step-{}", step));
       save_pictures(folder, pictures);
       log_->pictures(step, folder, pictures.size());
@@ -409,8 +431,8 @@ class Run {
   }
 
   void export_result() {
-    if (first())
-      export_pipeline(options_.output_dir, weights_to_show(), setup_.vae_folder, setup_.scheduler, setup_.id2label);
+    const models::ModelSource weights = weights_to_show();
+    if (first()) export_pipeline(options_.output_dir, weights, setup_.vae_folder, setup_.scheduler, setup_.id2label);
     ranks_.barrier();
   }
 
