@@ -23,5 +23,6 @@ Command add_reconstruct(CLI::App& program);
 Command add_convert(CLI::App& program);
 Command add_compare(CLI::App& program);
 Command add_bench(CLI::App& program);
+Command add_stats(CLI::App& program);
 
 }  // namespace raedit::cli

@@ -1,8 +1,9 @@
 // Latents of a whole picture set, encoded once: training that reads them never runs the encoder again.
 //
 // DIR/latents-00000.safetensors, ...: shards, each "latents" [n,F,C,h,w] float32 with F = 2 where flips are used (the
-// picture, then its mirror image), else 1; DIR/latents.json says what they were made from. Shards appear whole, the
-// index last; a build that was stopped goes on with the shards that are there.
+// picture, then its mirror image), else 1, "class_ids" [n] int64, and what they were made from in the metadata;
+// DIR/latents.json says that too, and which pictures were broken. Shards appear whole, the index last; a build that was
+// stopped goes on with the shards that are there.
 #pragma once
 
 #include <cstdint>
@@ -32,14 +33,16 @@ LatentCacheKey latent_cache_key(const std::string& vae_folder, const data::Pictu
                                 const data::PictureTransform& transform, DType dtype);
 
 struct LatentCacheProgress {
-  int64_t done = 0, total = 0;
-  std::string note;  // of what stays to be told, such as a picture that was skipped
+  int64_t done = 0, total = 0;  // pictures of this rank; done begins at those that were there already
+  std::string note;             // of what stays to be told, such as a picture that was skipped
 };
 
 struct LatentCacheBuild {
   int64_t batch_size = 16;
-  int64_t shard_pictures = 1024;
-  int64_t rank = 0, ranks = 1;  // this process encodes every ranks-th shard
+  int64_t shard_pictures = 1024;  // fewer where they would take more than 1 GiB: a shard is in memory while it is made
+  // This process encodes every ranks-th shard. With more than one rank nobody writes the index: when all are done, one
+  // process calls build() again with ranks = 1, which finds every shard there, reads headers only, and writes it.
+  int64_t rank = 0, ranks = 1;
   data::PictureLoaderOptions loader;
   std::function<void(const LatentCacheProgress&)> progress;
   CancelToken cancel;
@@ -50,8 +53,8 @@ class LatentCache {
  public:
   // Whether DIR holds a finished cache.
   static bool exists(const std::string& folder);
-  // Throws Error(format) for one of another key, saying which parts changed (autoencoder, transform, pictures, dtype),
-  // and for damaged shards.
+  // Throws Error(not_found) where there is none, Error(format) for one of another key, saying which parts changed
+  // (autoencoder, transform, pictures, count, dtype, flips), and for damaged shards.
   static LatentCache open(const std::string& folder, const LatentCacheKey& key);
   // Encodes what is missing. random crops cannot be cached: Error(invalid_argument). Shards left by a stopped build of
   // another key are an Error(format), too: nothing is deleted that somebody may want.
