@@ -24,5 +24,6 @@ Command add_convert(CLI::App& program);
 Command add_compare(CLI::App& program);
 Command add_bench(CLI::App& program);
 Command add_stats(CLI::App& program);
+Command add_train(CLI::App& program);
 
 }  // namespace raedit::cli

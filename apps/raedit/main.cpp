@@ -55,10 +55,15 @@ void keep_standard_streams() {
 // In the spelling of `like`, where an option has two.
 std::vector<std::string> option_names(const CLI::App& app, const std::string& like) {
   const bool dashed = like.find('-', 2) != std::string::npos && like.find('_') == std::string::npos;
+  const char other = dashed ? '_' : '-';
   std::vector<std::string> names;
-  for (const CLI::Option* option : app.get_options())
-    if (const std::vector<std::string>& all = option->get_lnames(); !all.empty())
-      names.push_back("--" + (dashed ? all.back() : all.front()));
+  for (const CLI::Option* option : app.get_options()) {
+    const std::vector<std::string>& all = option->get_lnames();
+    const size_t before = names.size();
+    for (const std::string& name : all)
+      if (name.find(other) == std::string::npos) names.push_back("--" + name);
+    if (names.size() == before && !all.empty()) names.push_back("--" + all.front());
+  }
   return names;
 }
 
@@ -125,9 +130,9 @@ int parse_and_run(int argc, char** argv) {
   program.set_help_flag("-h,--help", "Print this help and exit");
   program.require_subcommand(0, 1);
   program.formatter(std::make_shared<OneSpelling>());  // before there are commands, which inherit it
-  const std::vector<Command> commands{add_generate(program),    add_labels(program),  add_info(program),
-                                      add_reconstruct(program), add_convert(program), add_compare(program),
-                                      add_bench(program),       add_stats(program),   add_help(program)};
+  const std::vector<Command> commands{
+      add_generate(program), add_labels(program), add_info(program),  add_reconstruct(program), add_convert(program),
+      add_compare(program),  add_bench(program),  add_stats(program), add_train(program),       add_help(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
