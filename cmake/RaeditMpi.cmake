@@ -21,9 +21,7 @@ set(RAEDIT_MPI_FOUND ON)
 
 # raedit_ranks_test(NAME RANKS numbers ... ROOMS rooms ... SOURCES files ...)
 #
-# One GoogleTest program that mpirun starts as so many ranks at once, one ctest for each number. What Open MPI must be
-# told is in its environment, where another MPI does not see it: there may be more ranks than cores, and in a container
-# neither another machine nor another user, nor the right to read the memory of a neighbour.
+# One GoogleTest program that mpirun starts as so many ranks at once, one ctest for each number.
 function(raedit_ranks_test name)
   cmake_parse_arguments(ARG "" "" "RANKS;ROOMS;SOURCES" ${ARGN})
   list(TRANSFORM ARG_ROOMS PREPEND raedit_ OUTPUT_VARIABLE rooms)
@@ -33,8 +31,15 @@ function(raedit_ranks_test name)
   target_link_libraries(${name} PRIVATE ${rooms} GTest::gtest_main)
   add_dependencies(${name} raedit_mpi)
   foreach(ranks ${ARG_RANKS})
-    add_test(NAME ${name}.${ranks} COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} $<TARGET_FILE:${name}>)
-    set_tests_properties(${name}.${ranks} PROPERTIES LABELS fast TIMEOUT 120 PROCESSORS ${ranks} ENVIRONMENT
-      "RAEDIT_MPI_LIBRARY=$<TARGET_FILE:raedit_mpi>;RAEDIT_TEST_RANKS=${ranks};OMP_NUM_THREADS=1;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_rmaps_base_oversubscribe=1;OMPI_MCA_hwloc_base_binding_policy=none;OMPI_MCA_mpi_yield_when_idle=1;OMPI_MCA_plm=isolated;OMPI_MCA_btl=self,vader;OMPI_MCA_btl_vader_single_copy_mechanism=none")
+    raedit_start_ranks(${name}.${ranks} ${ranks} $<TARGET_FILE:${name}>)
   endforeach()
+endfunction()
+
+# raedit_start_ranks(TEST RANKS PROGRAM arguments ...): a ctest that mpirun starts as so many ranks. What Open MPI must be
+# told is in its environment, where another MPI does not see it: there may be more ranks than cores, and in a container
+# neither another machine nor another user, nor the right to read the memory of a neighbour.
+function(raedit_start_ranks test ranks)
+  add_test(NAME ${test} COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} ${ARGN})
+  set_tests_properties(${test} PROPERTIES LABELS fast TIMEOUT 120 PROCESSORS ${ranks} ENVIRONMENT
+    "RAEDIT_MPI_LIBRARY=$<TARGET_FILE:raedit_mpi>;RAEDIT_TEST_RANKS=${ranks};OMP_NUM_THREADS=1;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_rmaps_base_oversubscribe=1;OMPI_MCA_hwloc_base_binding_policy=none;OMPI_MCA_mpi_yield_when_idle=1;OMPI_MCA_plm=isolated;OMPI_MCA_btl=self,vader;OMPI_MCA_btl_vader_single_copy_mechanism=none")
 endfunction()

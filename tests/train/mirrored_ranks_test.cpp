@@ -10,6 +10,8 @@
 
 #include "backend/kernels.h"
 #include "dist/communicator.h"
+#include "ops/activation.h"
+#include "ops/linear.h"
 #include "ops/tape.h"
 #include "raedit/generator.h"
 #include "test_device.h"
@@ -128,6 +130,44 @@ TEST_P(MirroredRanks, AGradientIsFinalWhenTheTapeSaysSo) {
   EXPECT_EQ(different(), 0u);
   // The first layers' are the last.
   EXPECT_NE(first_of_all, gradients.front().to_vector<float>());
+}
+
+// One matrix in checkpointed pieces and outside of them; another that nothing reads.
+TEST(GradientThatIsFinal, WasAddedToByAllThatShareIt) {
+  for (const bool checkpointing : {false, true}) {
+    Context ctx = test::test_context();
+    const auto made = [&](uint64_t seed, const Shape& shape) {
+      return test::on_device(ctx, Generator(seed).randn(shape));
+    };
+    const Tensor shared = made(1, {4, 4}), inside = made(2, {4, 4}), unread = made(3, {4}), x = made(4, {3, 4});
+    const std::vector<Tensor> leaves{shared, inside, unread};
+    std::vector<Tensor> gradients;
+    Tape tape;
+    if (checkpointing) tape.use_checkpointing();
+    for (const Tensor& leaf : leaves) {
+      gradients.push_back(made(5, leaf.shape()));
+      tape.watch(leaf, gradients.back(), true);
+    }
+    std::vector<uint64_t> order;
+    std::vector<std::vector<float>> when_final(leaves.size());
+    tape.call_when_final([&](uint64_t id) {
+      order.push_back(id);
+      for (size_t i = 0; i < leaves.size(); ++i)
+        if (leaves[i].storage()->id() == id) when_final[i] = gradients[i].to_vector<float>();
+    });
+    ctx.set_tape(&tape);
+    Tensor y = ops::linear(ctx, x, {shared, nullptr}, {});
+    for (int piece = 0; piece < 2; ++piece)
+      y = Tape::checkpointed(ctx, [&, y](Context& c) {
+        return ops::silu(c, ops::linear(c, ops::linear(c, y, {inside, nullptr}, {}), {shared, nullptr}, {}));
+      });
+    y = ops::linear(ctx, y, {shared, nullptr}, {});
+    tape.backward(ctx, y, made(6, y.shape()));
+    ctx.set_tape(nullptr);
+    EXPECT_EQ(order, (std::vector<uint64_t>{inside.storage()->id(), shared.storage()->id(), unread.storage()->id()}));
+    for (size_t i = 0; i < leaves.size(); ++i) EXPECT_EQ(when_final[i], gradients[i].to_vector<float>()) << i;
+    EXPECT_EQ(when_final[2], std::vector<float>(4, 0.0f));
+  }
 }
 
 TEST(MirroredRanksOfOneStep, AreNotFiniteTogetherAndTakeWhatWasAnnounced) {
