@@ -34,6 +34,8 @@ const std::vector<HelpGroup>& help_groups() {
   static const std::vector<HelpGroup> groups{
       {"Data",
        {{"train_data_dir", "DIR", "pictures in class folders, or tar shards (required)"},
+        {"more_train_data_dir", "DIR", "further data, as often as you like; what is there twice counts twice"},
+        {"classes", "NAME", "these classes of the data alone, as often as you like (default: all)"},
         {"resolution", "N", "pixels along an edge of a picture (default: what the autoencoder gives)"},
         {"center_crop", "", "take the middle of each picture instead of a random part"},
         {"adm_crop", "", "take the middle as upstream does: halved, then bicubic"},
@@ -156,9 +158,10 @@ CLI::Option* add_value(CLI::App& app, const std::string& names, T& value, const 
     option->check(whole_number(0));
   else if constexpr (std::is_same_v<T, double> || std::is_same_v<T, std::optional<double>>)
     option->check(number(-std::numeric_limits<double>::infinity()));
-  else if constexpr (!std::is_same_v<T, std::string>)
+  else if constexpr (!std::is_same_v<T, std::string> && !std::is_same_v<T, std::vector<std::string>>)
     option->check(whole_number(std::numeric_limits<int64_t>::min()));
-  if constexpr (std::is_same_v<T, std::vector<int64_t>>) option->allow_extra_args(false);
+  if constexpr (std::is_same_v<T, std::vector<int64_t>> || std::is_same_v<T, std::vector<std::string>>)
+    option->allow_extra_args(false);
   return option;
 }
 

@@ -27,6 +27,17 @@ std::vector<int64_t> read_integers(JsonReader& reader, const char* name) {
   return integers;
 }
 
+std::vector<std::string> read_strings(JsonReader& reader, const char* name) {
+  const Json& value = *reader.raw(name);
+  if (!value.is_array()) return {reader.string(name)};
+  std::vector<std::string> strings;
+  for (const Json& item : value) {
+    if (!item.is_string()) reader.fail(name, "a string or a list of strings");
+    strings.push_back(item.get<std::string>());
+  }
+  return strings;
+}
+
 uint64_t read_seed(JsonReader& reader, const char* name) {
   const int64_t value = reader.int64(name);
   if (value < 0) reader.fail(name, "0 or more");
@@ -50,6 +61,8 @@ void read_value(JsonReader& reader, const char* name, T& value) {
     value = reader.number(name);
   } else if constexpr (std::is_same_v<T, std::string>) {
     value = reader.string(name);
+  } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+    value = read_strings(reader, name);
   } else {
     value = read_integers(reader, name);
   }
@@ -83,6 +96,8 @@ Json with_canonical_names(const Json& config, const std::string& where) {
 void add_data_and_models(Stage2Options& o, std::vector<NamedOption>& all) {
   const std::vector<NamedOption> part{
       {"train_data_dir", &o.train_data_dir},
+      {"more_train_data_dir", &o.more_train_data_dir},
+      {"classes", &o.classes},
       {"resolution", &o.resolution},
       {"center_crop", &o.center_crop},
       {"adm_crop", &o.adm_crop},

@@ -12,8 +12,9 @@
 
 namespace raedit::train {
 
-using OptionPointer = std::variant<bool*, int64_t*, double*, std::string*, std::optional<int64_t>*,
-                                   std::optional<uint64_t>*, std::optional<double>*, std::vector<int64_t>*>;
+using OptionPointer =
+    std::variant<bool*, int64_t*, double*, std::string*, std::optional<int64_t>*, std::optional<uint64_t>*,
+                 std::optional<double>*, std::vector<int64_t>*, std::vector<std::string>*>;
 
 struct NamedOption {
   const char* name;  // the flag's, with underscores: "train_data_dir"

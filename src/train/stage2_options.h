@@ -12,10 +12,12 @@ namespace raedit::train {
 
 struct Stage2Options {
   // ---- data
-  std::string train_data_dir;         // a folder of class folders, or tar shards (data/picture_set.h)
-  std::optional<int64_t> resolution;  // of the pictures; default: the autoencoder's input size
-  bool center_crop = false;           // or else a random one
-  bool adm_crop = false;              // ours: upstream's centre crop
+  std::string train_data_dir;                    // a folder of class folders, or tar shards (data/picture_set.h)
+  std::vector<std::string> more_train_data_dir;  // ours: further ones; a set that is there twice counts twice
+  std::vector<std::string> classes;              // ours: of the data, these alone; none: all
+  std::optional<int64_t> resolution;             // of the pictures; default: the autoencoder's input size
+  bool center_crop = false;                      // or else a random one
+  bool adm_crop = false;                         // ours: upstream's centre crop
   bool random_flip = false;
   int64_t dataloader_num_workers = 4;
   bool skip_broken = false;  // ours

@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "core/text.h"
+#include "data/combined_sets.h"
 #include "io/files.h"
 #include "pipeline/model_index.h"
 #include "train/lr_schedule.h"
@@ -48,7 +49,10 @@ void open_vae(Stage2Setup& setup, const Stage2Options& o) {
 }
 
 void open_pictures(Stage2Setup& setup, const Stage2Options& o) {
-  setup.pictures = data::open_picture_set(o.train_data_dir);
+  std::vector<std::shared_ptr<const data::PictureSet>> sets{data::open_picture_set(o.train_data_dir)};
+  for (const std::string& more : o.more_train_data_dir) sets.push_back(data::open_picture_set(more));
+  setup.pictures = data::join_sets(std::move(sets));
+  if (!o.classes.empty()) setup.pictures = data::select_classes(setup.pictures, o.classes);
   setup.transform.resolution = o.resolution.value_or(setup.vae.output_size());
   setup.transform.crop = o.adm_crop ? data::Crop::adm : o.center_crop ? data::Crop::center : data::Crop::random;
   setup.transform.random_flip = o.random_flip;

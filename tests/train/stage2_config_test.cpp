@@ -24,6 +24,7 @@ Json other_value(const train::NamedOption& option, int64_t number) {
           return static_cast<double>(number) + 0.25;
         if constexpr (std::is_same_v<T, std::string>) return "text " + std::to_string(number);
         if constexpr (std::is_same_v<T, std::vector<int64_t>>) return Json{number, number + 1};
+        if constexpr (std::is_same_v<T, std::vector<std::string>>) return Json{"one", std::to_string(number)};
         return number;
       },
       option.value);
