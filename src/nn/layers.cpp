@@ -100,7 +100,8 @@ Tensor Attention::forward_joined(Context& ctx, const Tensor& x, const ops::Matri
     return ops::norm_rope(ctx, part, norm->kind, norm->eps, norm->weight.value, norm->bias.value, cos, sin);
   };
   Tensor query, key;
-  if (q_norm || k_norm) {
+  // With a tape one by one: gradients that are slices of one shape can be written without summing them in float32.
+  if (q_norm || k_norm || ctx.tape() != nullptr) {
     query = turned(heads(all, 0), q_norm);
     key = turned(heads(all, 1), k_norm);
   } else {  // both at once

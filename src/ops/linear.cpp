@@ -40,8 +40,12 @@ Tensor linear(Context& ctx, const Tensor& x, const Matrix& weight, const Tensor&
   const Tensor rows = contiguous(ctx, x).reshape({-1, x.dim(-1)});
   // A bfloat16 copy that is made once a step spares every product the conversion; it has the bias, too.
   Tensor w = weight.value, rounded_bias;
+  bool mixed = false;
   if (tape != nullptr && x.dtype() == DType::bfloat16) {
-    if (const Tensor rounded = tape->rounded(w); rounded.defined()) w = rounded;
+    if (const Tensor rounded = tape->rounded(w); rounded.defined()) {
+      w = rounded;
+      mixed = true;
+    }
     rounded_bias = tape->rounded(bias);
   }
   const auto packed = weight.packed != nullptr ? weight.packed : ctx.kernels().pack(w, x.dtype());
@@ -58,12 +62,14 @@ Tensor linear(Context& ctx, const Tensor& x, const Matrix& weight, const Tensor&
   if (tape != nullptr) {
     tape->record(
         out,
-        [in, w, dx = tape->slot(rows), dw = tape->slot(weight.value), db = tape->slot(bias)](Context& c, Tape& t,
-                                                                                             const Tensor& dout) {
-          const Tensor d = dout.reshape({-1, dout.dim(-1)});
+        [in, w, mixed, dx = tape->slot(rows), dw = tape->slot(weight.value), db = tape->slot(bias)](
+            Context& c, Tape& t, const Tensor& dout) {
+          const Tensor all = dout.reshape({-1, dout.dim(-1)});
+          // Both products read bfloat16 then: rounded once.
+          const Tensor d = mixed ? cast(c, all, DType::bfloat16) : all;
           if (dx.wanted()) c.kernels().matmul_into(d, c.here(w), t.target(c, dx), in.dtype());
           c.kernels().matmul_into(d.transpose(0, 1), in, t.target(c, dw), in.dtype());
-          c.kernels().column_sums_into(d, t.target(c, db));
+          c.kernels().column_sums_into(all, t.target(c, db));
         },
         Tape::Dout::any);
   }

@@ -1,55 +1,17 @@
-// softmax(q k^T * scale) v, one head of one picture at a time, on the tiles of the matrix product: keys and values are
-// packed like weights, scores of a few query rows stay in the first-level cache, and no row depends on another.
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "backend/cpu/attention.cpp"
-#include "backend/cpu/targets.h"
-// After targets.h: foreach_target includes this file again for each instruction set.
+// softmax(q k^T * scale) v in float32, one head of one picture at a time, on the tiles of the matrix product: keys and
+// values are packed like weights, scores of a few query rows stay in the first-level cache, and no row depends on
+// another. What is bfloat16 goes to attention_dot.cpp where it can.
 #include <omp.h>
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
+#include "backend/cpu/attention_dot.h"
 #include "backend/cpu/cpu_kernels.h"
 #include "backend/cpu/gemm.h"
-#include "hwy/foreach_target.h"
-#include "hwy/highway.h"
 
-#include "backend/cpu/gemm_tile-inl.h"
-#include "hwy/contrib/math/math-inl.h"
-
-HWY_BEFORE_NAMESPACE();
-namespace raedit::backend::cpu::HWY_NAMESPACE {
-
-// row[i] = exp(row[i] * scale - max) / sum, i < n; row[n..padded) = 0. `padded` is a multiple of 16.
-// Lanes are summed in a fixed pattern of 16 partial sums, whatever the vector width.
-void softmax_row(float* HWY_RESTRICT row, int64_t n, int64_t padded, float scale) {
-  const TileTag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  std::fill(row + n, row + padded, row[0]);
-  auto largest = hn::LoadU(d, row);
-  for (int64_t i = lanes; i < padded; i += lanes) largest = hn::Max(largest, hn::LoadU(d, row + i));
-  const auto vmax = hn::Mul(hn::MaxOfLanes(d, largest), hn::Set(d, scale));
-  const auto vscale = hn::Set(d, scale);
-  for (int64_t i = 0; i < padded; i += lanes)
-    hn::StoreU(hn::Exp(d, hn::Sub(hn::Mul(hn::LoadU(d, row + i), vscale), vmax)), d, row + i);
-  std::fill(row + n, row + padded, 0.0f);
-  float partial[kPanel] = {};
-  for (int64_t i = 0; i < padded; ++i) partial[i % kPanel] += row[i];
-  float sum = 0.0f;
-  for (const float p : partial) sum += p;
-  const auto inverse = hn::Set(d, 1.0f / sum);
-  for (int64_t i = 0; i < padded; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, row + i), inverse), d, row + i);
-}
-
-}  // namespace raedit::backend::cpu::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
 namespace raedit::backend::cpu {
-
-HWY_EXPORT(softmax_row);
-
 namespace {
 
 // The rows of one head, as float32.
@@ -131,8 +93,7 @@ struct Workspace {
       for (int64_t r = 0; r < rows; ++r)
         std::copy_n(sums.data() + r * kTileColumns, kTileColumns, scores.data() + r * padded_keys + j);
     }
-    for (int64_t r = 0; r < rows; ++r)
-      HWY_DYNAMIC_DISPATCH(softmax_row)(scores.data() + r * padded_keys, nk, padded_keys, scale);
+    for (int64_t r = 0; r < rows; ++r) softmax_row(scores.data() + r * padded_keys, nk, padded_keys, scale);
   }
 
   void weighted_values(int64_t first, int64_t rows, const Tensor& out, int64_t b, int64_t h) {
@@ -151,6 +112,8 @@ struct Workspace {
 }  // namespace
 
 void CpuKernels::attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out) const {
+  if (fits_dot_attention(q, k, v) && out.dtype() == DType::bfloat16)
+    return dot_attention(q, k, v, scale, out, arena_, threads_);
   const int64_t n = q.dim(1);
   const int64_t heads = q.dim(2);
   // Few heads: queries are cut too, so that every thread has work. Rows do not notice.
@@ -237,6 +200,14 @@ struct BackwardWorkspace {
 
 }  // namespace
 
+void CpuKernels::attention_backward_into(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
+                                         float scale, const Gradient& dq, const Gradient& dk,
+                                         const Gradient& dv) const {
+  if (fits_dot_attention(q, k, v) && dout.dtype() == DType::bfloat16)
+    return dot_attention_backward(dout, q, k, v, scale, dq, dk, dv, arena_, threads_);
+  Kernels::attention_backward_into(dout, q, k, v, scale, dq, dk, dv);
+}
+
 void CpuKernels::attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
                                     const Tensor& dq, const Tensor& dk, const Tensor& dv) const {
   const int64_t n = q.dim(1), nk = k.dim(1), heads = q.dim(2), dh = q.dim(3);
@@ -260,4 +231,3 @@ void CpuKernels::attention_backward(const Tensor& dout, const Tensor& q, const T
 }
 
 }  // namespace raedit::backend::cpu
-#endif  // HWY_ONCE

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "backend/kernels.h"
+#include "tensor/arena.h"
 
 namespace raedit::backend::cpu {
 
@@ -26,9 +27,12 @@ class CpuKernels final : public Kernels {
   void linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
               const Tensor& out) const override;
   void matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate, DType compute) const override;
+  void matmul_into(const Tensor& a, const Tensor& b, const Gradient& out, DType compute) const override;
   void attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out) const override;
   void attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
                           const Tensor& dq, const Tensor& dk, const Tensor& dv) const override;
+  void attention_backward_into(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
+                               const Gradient& dq, const Gradient& dk, const Gradient& dv) const override;
 
   void norm(const NormArgs& args, const Tensor& out) const override;
   void norm_backward(const Tensor& dout, const NormArgs& args, const NormGrads& grads) const override;
@@ -60,6 +64,16 @@ class CpuKernels final : public Kernels {
 
   double sum_of_squares(const Tensor& x) const override;
 
+  Tensor scratch(const Shape& shape) const override;
+  void column_sums_into(const Tensor& x, const Gradient& out) const override;
+  void norm_backward_into(const Tensor& dout, const NormArgs& args, const NormGradients& grads) const override;
+  void activation_backward_into(Activation kind, const Tensor& dout, const Tensor& x,
+                                const Gradient& dx) const override;
+  void swiglu_backward_into(const Tensor& dout, const Tensor& x, const Gradient& dx) const override;
+  void add_gated_backward_into(const Tensor& dout, const Tensor& y, const Tensor& gate, const Gradient& dy,
+                               const Gradient& dgate) const override;
+  void rope_backward_into(const Tensor& dout, const Tensor& cos, const Tensor& sin, const Gradient& dx) const override;
+
   void flow_matching(const Tensor& latents, const Tensor& noise, const Tensor& sigmas, const Tensor& noisy,
                      const Tensor& target) const override;
   void velocity_loss(const Tensor& prediction, const Tensor& target, const Tensor& weights, int64_t parts,
@@ -69,7 +83,14 @@ class CpuKernels final : public Kernels {
               float ema_decay) const override;
 
  private:
+  // Uninitialised, and its memory comes back with the next one.
+  Tensor temporary(const Shape& shape, DType dtype) const;
+  Tensor even_rows(const Tensor& x) const;
+  // out (+)= a * b of bfloat16 matrices, on the dot product.
+  void multiply_halves(const Tensor& a, const Tensor& b, const Tensor& out, bool add) const;
+
   int threads_;
+  mutable Arena arena_;  // of what lives for one call, and of packed weights
 };
 
 }  // namespace raedit::backend::cpu

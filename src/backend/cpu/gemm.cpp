@@ -4,10 +4,11 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "backend/cpu/cpu_kernels.h"
 #include "backend/cpu/isa.h"
+#include "backend/cpu/rows.h"
+#include "tensor/convert.h"
 
 namespace raedit::backend::cpu {
 namespace {
@@ -38,7 +39,7 @@ void widen(const bfloat16* from, int64_t count, float* to) {
   if (count % 2 != 0) to[count] = 0.0f;
 }
 
-// The three ways to fill a thread's partial sums [rows][64] for one group of columns.
+// The two ways to fill a thread's partial sums [rows][64] for one group of columns.
 struct F32Source {
   static constexpr int64_t kScratch = 0;  // floats a thread
   const float* x;
@@ -72,24 +73,6 @@ struct Bf16WideSource {
         tile_bf16_wide(tile_rows, scratch, kBlockK, panels + k * kPanel, stride, (depth + 1) / 2,
                        sums + r * kTileColumns, k != 0);
       }
-    }
-  }
-};
-
-struct Bf16DotSource {
-  static constexpr int64_t kScratch = 0;
-  const bfloat16* x;  // an even number of values a row
-  int64_t lda;
-
-  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums, float*) const {
-    const int64_t stride = w.panel_stride();
-    const uint16_t* panels = w.panels<uint16_t>() + group * (kTileColumns / kPanel) * stride;
-    constexpr int64_t kBlock = 2 * kBlockK;
-    for (int64_t k = 0; k < w.k; k += kBlock) {
-      const int64_t depth = (std::min(kBlock, w.k - k) + 1) / 2;
-      for (int64_t r = 0; r < rows; r += kTileRows)
-        tile_bf16_dot(std::min(kTileRows, rows - r), reinterpret_cast<const uint16_t*>(x + (row + r) * lda + k), lda,
-                      panels + k * kPanel, stride, depth, sums + r * kTileColumns, k != 0);
     }
   }
 };
@@ -159,15 +142,23 @@ void pack_from(const Tensor& weight, CpuPackedMatrix& packed, int threads) {
   }
 }
 
-// Rows of an odd number of bfloat16 values, each padded with a zero: the dot product reads pairs.
-Tensor pad_to_pairs(const Tensor& x) {
-  const int64_t m = x.dim(0);
-  const int64_t k = x.dim(1);
-  Tensor padded = Tensor::zeros({m, k + 1}, DType::bfloat16);
-  for (int64_t i = 0; i < m; ++i)
-    std::memcpy(padded.data<bfloat16>() + i * (k + 1), x.data<bfloat16>() + i * x.stride(0),
-                static_cast<size_t>(k) * sizeof(bfloat16));
-  return padded;
+// The panels that the dot product reads, from bfloat16 rows.
+void pack_pairs(const Tensor& weight, CpuPackedMatrix& packed, int threads) {
+  const auto* from = reinterpret_cast<const uint16_t*>(weight.data<bfloat16>());
+  auto* to = reinterpret_cast<uint16_t*>(packed.storage->data());
+  const int64_t stride = packed.panel_stride(), panels = round_up(packed.n, kTileColumns) / kPanel;
+  parallel_for(threads, panels, weight.numel(), [&](int64_t p) {
+    const int64_t rows = std::clamp<int64_t>(packed.n - p * kPanel, 0, kPanel);
+    pack_column_pairs(from + p * kPanel * weight.stride(0), weight.stride(0), rows, packed.k, to + p * stride);
+  });
+}
+
+bool is_for_dot_product(const Tensor& a, const Tensor& b) {
+  return a.dtype() == DType::bfloat16 && b.dtype() == DType::bfloat16 && has_avx512_bf16();
+}
+
+PairRows pair_rows(const Tensor& t) {
+  return {t.raw(), t.dtype(), t.stride(0)};
 }
 
 }  // namespace
@@ -178,12 +169,28 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack(const Tensor& weight, DType
   packed->k = weight.dim(1);
   packed->dtype = compute;
   const int64_t elements = round_up(packed->n, kTileColumns) / kPanel * packed->panel_stride();
-  packed->storage = Storage::allocate(static_cast<size_t>(elements) * size_of(compute));
-  if (compute == DType::bfloat16)
-    pack_from<bfloat16>(weight, *packed, threads_);
-  else
+  packed->storage = arena_.allocate(static_cast<size_t>(elements) * size_of(compute));
+  if (compute != DType::bfloat16)
     pack_from<float>(weight, *packed, threads_);
+  else if (has_avx512_bf16() && weight.dtype() == DType::bfloat16 && weight.stride(1) == 1)
+    pack_pairs(weight, *packed, threads_);
+  else
+    pack_from<bfloat16>(weight, *packed, threads_);
   return packed;
+}
+
+// bfloat16 rows of an even number of values: x itself where it is such, else a copy with a zero after each row.
+Tensor CpuKernels::even_rows(const Tensor& x) const {
+  const int64_t m = x.dim(0), k = x.dim(1), even = round_up(k, 2);
+  if (x.dtype() == DType::bfloat16 && x.stride(1) == 1 && even == k) return x;
+  const Tensor rows = temporary({m, even}, DType::bfloat16);
+  parallel_for(threads_, m, m * k, [&](int64_t i) {
+    bfloat16* to = rows.data<bfloat16>() + i * even;
+    convert_row(x.dtype(), x.raw() + i * x.stride(0) * static_cast<int64_t>(size_of(x.dtype())), x.stride(1),
+                DType::bfloat16, reinterpret_cast<std::byte*>(to), 1, k);
+    if (even != k) to[k] = bfloat16(0.0f);
+  });
+  return rows;
 }
 
 void CpuKernels::linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
@@ -195,21 +202,57 @@ void CpuKernels::linear(const Tensor& x, const PackedMatrix& weight, const Tenso
   if (w.dtype == DType::float32) {
     run(F32Source{x.data<float>(), x.stride(0)}, m, w, b, out, threads_);
   } else if (has_avx512_bf16()) {
-    const Tensor pairs = w.k % 2 == 0 ? x : pad_to_pairs(x);
-    run(Bf16DotSource{pairs.data<bfloat16>(), pairs.stride(0)}, m, w, b, out, threads_);
+    const Tensor rows = even_rows(x);
+    dot_product({reinterpret_cast<const uint16_t*>(rows.data<bfloat16>()), rows.stride(0), w.panels<uint16_t>(),
+                 w.panel_stride(), m, w.n, w.k, b},
+                out, false, threads_);
   } else {
     run(Bf16WideSource{x.data<bfloat16>(), x.stride(0)}, m, w, b, out, threads_);
   }
   if (act != Activation::none) activation(act, out, out);
 }
 
-void CpuKernels::matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate, DType) const {
+void CpuKernels::matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate, DType compute) const {
+  (void)compute;  // float32 operands are not rounded here
+  if (is_for_dot_product(a, b)) return multiply_halves(a, b, out, accumulate);
   const Tensor rows = a.to(DType::float32).contiguous();
   const auto columns = pack(b.transpose(0, 1), DType::float32);
   if (!accumulate) return linear(rows, *columns, Tensor(), Activation::none, out);
-  const Tensor product = Tensor::empty(out.shape(), DType::float32);
+  const Tensor product = temporary(out.shape(), DType::float32);
   linear(rows, *columns, Tensor(), Activation::none, product);
   this->accumulate(product, out);
+}
+
+void CpuKernels::matmul_into(const Tensor& a, const Tensor& b, const Gradient& out, DType compute) const {
+  if (!out.wanted()) return;
+  if (is_for_dot_product(a, b)) return multiply_halves(a, b, out.at, !out.fresh);
+  Kernels::matmul_into(a, b, out, compute);
+}
+
+void CpuKernels::multiply_halves(const Tensor& a, const Tensor& b, const Tensor& out, bool add) const {
+  const int64_t m = out.dim(0), n = out.dim(1), k = a.dim(1);
+  const Tensor rows = b.stride(1) == 1 ? b : b.contiguous();
+  // The gradient of a weight: a is the transpose of rows, and may be as long as it likes.
+  if (k > 0 && a.stride(1) != 1 && a.stride(0) == 1 && out.dtype() == DType::float32 && out.stride(1) == 1) {
+    const size_t bytes = transposed_workspace(m, n);
+    return dot_transposed(pair_rows(a.transpose(0, 1)), pair_rows(rows), k, out, add, arena_.allocate(bytes)->data(),
+                          threads_);
+  }
+  const Tensor left = even_rows(a);
+  const int64_t panel_stride = round_up(k, 2) * kPanel, groups = (n + kTileColumns - 1) / kTileColumns;
+  const Tensor panels = temporary({groups * (kTileColumns / kPanel), panel_stride}, DType::bfloat16);
+  auto* to = reinterpret_cast<uint16_t*>(panels.data<bfloat16>());
+  // Pieces of 256 rows: there may be more threads than groups.
+  constexpr int64_t kPiece = 256;
+  const int64_t pieces = (k + kPiece - 1) / kPiece;
+  parallel_for(threads_, groups * pieces, n * k, [&](int64_t i) {
+    const int64_t column = i / pieces * kTileColumns, first = i % pieces * kPiece;
+    pack_row_pairs(pair_rows(rows), first, std::min(kPiece, k - first), column, std::min(kTileColumns, n - column),
+                   to + column / kPanel * panel_stride + first * kPanel, panel_stride);
+  });
+  dot_product(
+      {reinterpret_cast<const uint16_t*>(left.data<bfloat16>()), left.stride(0), to, panel_stride, m, n, k, nullptr},
+      out, add, threads_);
 }
 
 }  // namespace raedit::backend::cpu

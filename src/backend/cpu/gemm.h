@@ -44,12 +44,55 @@ void tile_f32(int64_t rows, const float* a, int64_t lda, const float* panels, in
 // bfloat16 weights, a widened to float32: 2 * depth floats a row.
 void tile_bf16_wide(int64_t rows, const float* a, int64_t lda, const uint16_t* panels, int64_t panel_stride,
                     int64_t depth, float* c, bool accumulate);
-// bfloat16 weights and a, only for machines with the AVX-512 dot product (isa.h).
-void tile_bf16_dot(int64_t rows, const uint16_t* a, int64_t lda, const uint16_t* panels, int64_t panel_stride,
-                   int64_t depth, float* c, bool accumulate);
+// bfloat16 weights and a, only for machines with the AVX-512 dot product (isa.h): c[rows][16 * count], ldc elements a
+// row. `paired`: pair p of row r is at a[p * lda + 2 * r], as in a panel; else at a[r * lda + 2 * p].
+struct DotTile {
+  int64_t rows, count;  // of rows and panels: up to 6 and 4
+  const uint16_t* a;
+  int64_t lda;
+  bool paired;
+  const uint16_t* panels;
+  int64_t panel_stride;
+  int64_t depth;  // pairs
+  float* c;
+  int64_t ldc;
+  bool accumulate;
+};
+void tile_bf16_dot(const DotTile& tile);
 
 // out[r][0..columns) = c[r][0..columns) + bias; bias may be null. out is float32 or bfloat16 rows, out_stride elements.
+// `add`: added to what is in out, which is float32.
 void store_tile(const float* c, int64_t rows, int64_t columns, const float* bias, void* out, int64_t out_stride,
-                DType out_dtype);
+                DType out_dtype, bool add = false);
+
+// ---- packing for the dot product: panels of 16 columns, [pair][16][2], zeros where there is nothing
+
+// Rows of a matrix, in bfloat16 or float32 (rounded here), for products over its rows: pairs are neighbouring rows.
+struct PairRows {
+  const void* data;
+  DType dtype;
+  int64_t stride;  // elements
+};
+// Rows [first, first + rows) and columns [column, column + columns), whole panels from `to` on.
+void pack_row_pairs(const PairRows& source, int64_t first, int64_t rows, int64_t column, int64_t columns, uint16_t* to,
+                    int64_t panel_stride);
+// One panel of up to 16 rows of k bfloat16 values, for products over k: pairs are neighbours in a row.
+void pack_column_pairs(const uint16_t* from, int64_t stride, int64_t rows, int64_t k, uint16_t* to);
+
+// ---- products with the dot product, everything bfloat16 but for sums
+struct DotProduct {
+  const uint16_t* a;  // [m,k]; where k is odd, a zero follows each row
+  int64_t lda;
+  const uint16_t* panels;
+  int64_t panel_stride;
+  int64_t m, n, k;
+  const float* bias;
+};
+// out[m,n] = a * panels + bias, or added to a float32 out.
+void dot_product(const DotProduct& product, const Tensor& out, bool add, int threads);
+// out[n,k] float32 (+)= d[m,n]^T * x[m,k], with so many bytes of workspace.
+size_t transposed_workspace(int64_t n, int64_t k);
+void dot_transposed(const PairRows& d, const PairRows& x, int64_t m, const Tensor& out, bool add, std::byte* workspace,
+                    int threads);
 
 }  // namespace raedit::backend::cpu

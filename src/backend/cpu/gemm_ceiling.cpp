@@ -43,7 +43,8 @@ struct Operands {
     if (dtype == DType::float32)
       tile_f32(kTileRows, a.data(), kDepth, panels.data(), kPanel * kDepth, kDepth, c.data(), false);
     else if (has_avx512_bf16())
-      tile_bf16_dot(kTileRows, a16.data(), 2 * kDepth, panels16.data(), 2 * kPanel * kDepth, kDepth, c.data(), false);
+      tile_bf16_dot({kTileRows, kTileColumns / kPanel, a16.data(), 2 * kDepth, false, panels16.data(),
+                     2 * kPanel * kDepth, kDepth, c.data(), kTileColumns, false});
     else
       tile_bf16_wide(kTileRows, a.data(), 2 * kDepth, panels16.data(), 2 * kPanel * kDepth, kDepth, c.data(), false);
   }

@@ -7,6 +7,7 @@
 #include "hwy/highway.h"
 
 #include "backend/cpu/gemm_tile-inl.h"
+#include "backend/cpu/simd_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace raedit::backend::cpu::HWY_NAMESPACE {
@@ -21,18 +22,32 @@ void tile_bf16_wide(int64_t rows, const float* a, int64_t lda, const uint16_t* p
   multiply_tile_bf16(rows, a, lda, panels, panel_stride, depth, c, accumulate);
 }
 
-void store_rows(const float* c, int64_t rows, int64_t columns, const float* bias, void* out, int64_t out_stride,
-                DType out_dtype) {
+// out = c + bias, row by row.
+template <class O>
+HWY_INLINE void store_converted(const float* c, int64_t rows, size_t columns, const float* bias, O* out,
+                                int64_t out_stride) {
   for (int64_t r = 0; r < rows; ++r) {
     const float* from = c + r * kTileColumns;
-    if (out_dtype == DType::bfloat16) {
-      auto* to = static_cast<bfloat16*>(out) + r * out_stride;
-      for (int64_t i = 0; i < columns; ++i) to[i] = bfloat16(bias ? from[i] + bias[i] : from[i]);
-    } else {
-      float* to = static_cast<float*>(out) + r * out_stride;
-      for (int64_t i = 0; i < columns; ++i) to[i] = bias ? from[i] + bias[i] : from[i];
-    }
+    if (bias != nullptr)
+      map(
+          columns, out + r * out_stride, [](FloatVec v, FloatVec b) { return hn::Add(v, b); }, from, bias);
+    else
+      map(
+          columns, out + r * out_stride, [](FloatVec v) { return v; }, from);
   }
+}
+
+void store_rows(const float* c, int64_t rows, int64_t columns, const float* bias, void* out, int64_t out_stride,
+                DType out_dtype, bool add) {
+  const auto count = static_cast<size_t>(columns);
+  if (out_dtype == DType::bfloat16)
+    return store_converted(c, rows, count, bias, static_cast<bfloat16*>(out), out_stride);
+  auto* to = static_cast<float*>(out);
+  if (!add) return store_converted(c, rows, count, bias, to, out_stride);
+  for (int64_t r = 0; r < rows; ++r)
+    map(
+        count, to + r * out_stride, [](FloatVec v, FloatVec b) { return hn::Add(v, b); }, to + r * out_stride,
+        c + r * kTileColumns);
 }
 
 }  // namespace raedit::backend::cpu::HWY_NAMESPACE
@@ -56,8 +71,8 @@ void tile_bf16_wide(int64_t rows, const float* a, int64_t lda, const uint16_t* p
 }
 
 void store_tile(const float* c, int64_t rows, int64_t columns, const float* bias, void* out, int64_t out_stride,
-                DType out_dtype) {
-  HWY_DYNAMIC_DISPATCH(store_rows)(c, rows, columns, bias, out, out_stride, out_dtype);
+                DType out_dtype, bool add) {
+  HWY_DYNAMIC_DISPATCH(store_rows)(c, rows, columns, bias, out, out_stride, out_dtype, add);
 }
 
 }  // namespace raedit::backend::cpu

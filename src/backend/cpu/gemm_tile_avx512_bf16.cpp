@@ -1,8 +1,11 @@
-// The bfloat16 tile for machines with the AVX-512 dot product (Cooper Lake, Sapphire Rapids, Zen 4 and later).
-// Highway 1.0 has no such target, so these are intrinsics behind a function attribute; gemm.cpp asks the CPU first.
+// The bfloat16 tile for machines with the AVX-512 dot product (Cooper Lake, Sapphire Rapids, Zen 4 and later), and the
+// transposition that its panels need. Highway 1.0 has no such target, so these are intrinsics behind a function
+// attribute; callers ask the CPU first.
 #include <immintrin.h>
 
+#include <array>
 #include <cstring>
+#include <utility>
 
 #include "backend/cpu/gemm.h"
 
@@ -11,10 +14,11 @@
 namespace raedit::backend::cpu {
 namespace {
 
-template <int kRows>
-RAEDIT_AVX512_BF16 inline void multiply(const uint16_t* __restrict a, int64_t lda, const uint16_t* __restrict panels,
-                                        int64_t panel_stride, int64_t depth, float* __restrict c, bool accumulate) {
-  constexpr int kPanels = kTileColumns / kPanel;
+template <int kRows, int kPanels, bool kPaired>
+RAEDIT_AVX512_BF16 void multiply(const DotTile& t) {
+  const uint16_t* __restrict a = t.a;
+  const uint16_t* __restrict panels = t.panels;
+  const int64_t lda = t.lda, panel_stride = t.panel_stride, depth = t.depth;
   __m512 acc[kRows][kPanels];
   for (int r = 0; r < kRows; ++r)
     for (int p = 0; p < kPanels; ++p) acc[r][p] = _mm512_setzero_ps();
@@ -25,30 +29,77 @@ RAEDIT_AVX512_BF16 inline void multiply(const uint16_t* __restrict a, int64_t ld
       b[p] = (__m512bh)_mm512_loadu_si512(panels + p * panel_stride + pair * 2 * kPanel);
     for (int r = 0; r < kRows; ++r) {
       int both;
-      std::memcpy(&both, a + r * lda + 2 * pair, sizeof both);
+      std::memcpy(&both, kPaired ? a + pair * lda + 2 * r : a + r * lda + 2 * pair, sizeof both);
       const __m512bh value = (__m512bh)_mm512_set1_epi32(both);
       for (int p = 0; p < kPanels; ++p) acc[r][p] = _mm512_dpbf16_ps(acc[r][p], value, b[p]);
     }
   }
   for (int r = 0; r < kRows; ++r) {
     for (int p = 0; p < kPanels; ++p) {
-      float* at = c + r * kTileColumns + p * kPanel;
-      _mm512_storeu_ps(at, accumulate ? _mm512_add_ps(_mm512_loadu_ps(at), acc[r][p]) : acc[r][p]);
+      float* at = t.c + r * t.ldc + p * kPanel;
+      _mm512_storeu_ps(at, t.accumulate ? _mm512_add_ps(_mm512_loadu_ps(at), acc[r][p]) : acc[r][p]);
     }
+  }
+}
+
+using Multiply = void (*)(const DotTile&);
+constexpr int kPanelsPerTile = static_cast<int>(kTileColumns / kPanel);
+
+// multiply<rows, panels, paired> at [paired][rows - 1][panels - 1].
+template <bool kPaired, int... kIndex>
+constexpr auto multiplies(std::integer_sequence<int, kIndex...>) {
+  return std::array<Multiply, sizeof...(kIndex)>{
+      multiply<kIndex / kPanelsPerTile + 1, kIndex % kPanelsPerTile + 1, kPaired>...};
+}
+using Indices = std::make_integer_sequence<int, kPanelsPerTile* static_cast<int>(kTileRows)>;
+constexpr auto kPlain = multiplies<false>(Indices());
+constexpr auto kPaired = multiplies<true>(Indices());
+
+// 16 rows of 16 32-bit values.
+RAEDIT_AVX512_BF16 inline void transpose(__m512i (&r)[16]) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  // r[4 q + c] holds in 128-bit block b: column 4 b + c of rows 4 q to 4 q + 3.
+  for (int c = 0; c < 4; ++c) {
+    t[c] = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88);
+    t[4 + c] = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd);
+    t[8 + c] = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
+    t[12 + c] = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xdd);
+  }
+  for (int c = 0; c < 4; ++c) {
+    r[c] = _mm512_shuffle_i32x4(t[c], t[8 + c], 0x88);
+    r[8 + c] = _mm512_shuffle_i32x4(t[c], t[8 + c], 0xdd);
+    r[4 + c] = _mm512_shuffle_i32x4(t[4 + c], t[12 + c], 0x88);
+    r[12 + c] = _mm512_shuffle_i32x4(t[4 + c], t[12 + c], 0xdd);
   }
 }
 
 }  // namespace
 
-RAEDIT_AVX512_BF16 void tile_bf16_dot(int64_t rows, const uint16_t* a, int64_t lda, const uint16_t* panels,
-                                      int64_t panel_stride, int64_t depth, float* c, bool accumulate) {
-  switch (rows) {
-    case 1: multiply<1>(a, lda, panels, panel_stride, depth, c, accumulate); break;
-    case 2: multiply<2>(a, lda, panels, panel_stride, depth, c, accumulate); break;
-    case 3: multiply<3>(a, lda, panels, panel_stride, depth, c, accumulate); break;
-    case 4: multiply<4>(a, lda, panels, panel_stride, depth, c, accumulate); break;
-    case 5: multiply<5>(a, lda, panels, panel_stride, depth, c, accumulate); break;
-    default: multiply<6>(a, lda, panels, panel_stride, depth, c, accumulate); break;
+void tile_bf16_dot(const DotTile& tile) {
+  const auto index = static_cast<size_t>((tile.rows - 1) * kPanelsPerTile + tile.count - 1);
+  (tile.paired ? kPaired : kPlain)[index](tile);
+}
+
+RAEDIT_AVX512_BF16 void pack_column_pairs(const uint16_t* from, int64_t stride, int64_t rows, int64_t k, uint16_t* to) {
+  for (int64_t first = 0; first < k; first += 32) {
+    const int64_t count = k - first < 32 ? k - first : 32;  // values of a row
+    const __mmask32 mask = count == 32 ? 0xffffffffu : (1u << count) - 1;
+    __m512i r[16];
+    for (int64_t i = 0; i < 16; ++i)
+      r[i] = i < rows ? _mm512_maskz_loadu_epi16(mask, from + i * stride + first) : _mm512_setzero_si512();
+    transpose(r);
+    const int64_t pairs = (count + 1) / 2;
+    for (int64_t i = 0; i < pairs; ++i) _mm512_storeu_si512(to + (first + 2 * i) * kPanel, r[i]);
   }
 }
 

@@ -66,6 +66,10 @@ void CpuKernels::copy(const Tensor& source, const Tensor& target) const {
   const std::array<const Tensor*, 2> tensors = {&source, &target};
   RowLoop loop(tensors);
   loop.walk_along(1);
+  const auto is_compute = [](const Tensor& t) { return t.dtype() == DType::float32 || t.dtype() == DType::bfloat16; };
+  if (source.dtype() != target.dtype() && is_compute(source) && is_compute(target) && loop.inner.strides[0] == 1 &&
+      loop.inner.strides[1] == 1)
+    return evaluate({Op::copy}, {&source}, target, threads_);
   if (loop.inner.strides[0] != 1) {
     for (int i = 0; i < loop.outer_rank; ++i)
       if (loop.outer[static_cast<size_t>(i)].strides[0] == 1) return copy_tiles(loop, i, source, target, threads_);

@@ -1,4 +1,5 @@
-// One pass over parameters, gradients and moments. Bound by memory: plain loops are as fast as vectors by hand.
+// One pass over parameters, gradients, moments, averages and rounded copies: bound by memory. No multiply-add is fused,
+// so every instruction set gets the same bits.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -6,8 +7,84 @@
 
 #include "backend/cpu/cpu_kernels.h"
 #include "backend/cpu/rows.h"
+#include "backend/cpu/targets.h"
+
+#ifndef RAEDIT_BACKEND_CPU_TRAINEE_
+#define RAEDIT_BACKEND_CPU_TRAINEE_
+namespace raedit::backend::cpu {
+namespace {
+
+// The numbers of one Trained; the last two may be null.
+struct Trainee {
+  const float* grad;
+  float *param, *exp_avg, *exp_avg_sq, *average;
+  bfloat16* rounded;
+};
+
+}  // namespace
+}  // namespace raedit::backend::cpu
+#endif
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/optimizer.cpp"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+#include "backend/cpu/simd_math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace raedit::backend::cpu {
+namespace HWY_NAMESPACE {
+
+void update_piece(const AdamWStep& s, float ema_decay, const Trainee& t, int64_t first, int64_t end) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto all = [&](float value) { return hn::Set(d, value); };
+  const auto read = [&](const float* p, size_t n, bool whole) { return whole ? load(p) : load_n(p, n); };
+  const auto write = [&](FloatVec v, auto* p, size_t n, bool whole) { whole ? store(v, p) : store_n(v, p, n); };
+  for (int64_t i = first; i < end; i += lanes) {
+    const bool whole = i + lanes <= end;
+    const auto n = static_cast<size_t>(end - i);
+    const auto g = hn::Mul(read(t.grad + i, n, whole), all(s.grad_scale));
+    auto m = read(t.exp_avg + i, n, whole), v = read(t.exp_avg_sq + i, n, whole), p = read(t.param + i, n, whole);
+    m = hn::Add(m, hn::Mul(hn::Sub(g, m), all(s.one_minus_beta1)));
+    v = hn::Add(hn::Mul(v, all(s.beta2)), hn::Mul(hn::Mul(g, g), all(s.one_minus_beta2)));
+    const auto root = hn::Add(hn::Div(hn::Sqrt(v), all(s.root)), all(s.eps));
+    p = hn::Sub(hn::Mul(p, all(s.decay)), hn::Mul(all(s.step_size), hn::Div(m, root)));
+    write(m, t.exp_avg + i, n, whole);
+    write(v, t.exp_avg_sq + i, n, whole);
+    write(p, t.param + i, n, whole);
+    if (t.average != nullptr) {
+      const auto a = read(t.average + i, n, whole);
+      write(hn::Add(hn::Mul(a, all(ema_decay)), hn::Mul(p, all(1.0f - ema_decay))), t.average + i, n, whole);
+    }
+    if (t.rounded != nullptr) write(p, t.rounded + i, n, whole);
+  }
+}
+
+// In float64, in eight partial sums.
+double squares(const float* x, int64_t count) {
+  double sums[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8)
+    for (int64_t k = 0; k < 8; ++k) sums[k] += static_cast<double>(x[i + k]) * static_cast<double>(x[i + k]);
+  for (; i < count; ++i) sums[i % 8] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  double sum = 0;
+  for (const double s : sums) sum += s;
+  return sum;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace raedit::backend::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
 
 namespace raedit::backend::cpu {
+
+HWY_EXPORT(update_piece);
+HWY_EXPORT(squares);
+
 namespace {
 
 // The unit of work, whatever the number of threads: sums are formed in it and then added in order.
@@ -20,37 +97,13 @@ void for_pieces(int threads, int64_t numel, const F& f) {
   parallel_for(threads, pieces, numel, [&](int64_t i) { f(i, i * kPiece, std::min(numel, (i + 1) * kPiece)); });
 }
 
-void adamw(int threads, const AdamWStep& s, const Trained& t) {
-  const float* g = t.grad.data<float>();
-  float *p = t.param.data<float>(), *m = t.exp_avg.data<float>(), *v = t.exp_avg_sq.data<float>();
-  for_pieces(threads, t.param.numel(), [&](int64_t, int64_t first, int64_t end) {
-    for (int64_t i = first; i < end; ++i) {
-      const float gi = g[i] * s.grad_scale;
-      m[i] += (gi - m[i]) * s.one_minus_beta1;
-      v[i] = v[i] * s.beta2 + gi * gi * s.one_minus_beta2;
-      p[i] = p[i] * s.decay - s.step_size * (m[i] / (std::sqrt(v[i]) / s.root + s.eps));
-    }
-  });
-}
-
-void ema(int threads, float decay, const Tensor& value, const Tensor& average) {
-  const float* w = value.data<float>();
-  float* a = average.data<float>();
-  const float rest = 1.0f - decay;
-  for_pieces(threads, average.numel(), [&](int64_t, int64_t first, int64_t end) {
-    for (int64_t i = first; i < end; ++i) a[i] = a[i] * decay + w[i] * rest;
-  });
-}
-
 }  // namespace
 
 double CpuKernels::sum_of_squares(const Tensor& x) const {
   const float* values = x.data<float>();
   std::vector<double> sums(static_cast<size_t>((x.numel() + kPiece - 1) / kPiece));
   for_pieces(threads_, x.numel(), [&](int64_t piece, int64_t first, int64_t end) {
-    double sum = 0;
-    for (int64_t i = first; i < end; ++i) sum += static_cast<double>(values[i]) * values[i];
-    sums[static_cast<size_t>(piece)] = sum;
+    sums[static_cast<size_t>(piece)] = HWY_DYNAMIC_DISPATCH(squares)(values + first, end - first);
   });
   double total = 0;
   for (const double sum : sums) total += sum;
@@ -77,12 +130,18 @@ void CpuKernels::velocity_loss(const Tensor& prediction, const Tensor& target, c
   const float *p = wide.data<float>(), *t = target.data<float>(), *w = weights.data<float>();
   float* g = gradient.data<float>();
   const int64_t count = wide.numel(), each = count / wide.dim(0);
+  std::vector<double> sums(static_cast<size_t>((count + kPiece - 1) / kPiece));
+  for_pieces(threads_, count, [&](int64_t piece, int64_t first, int64_t end) {
+    double part = 0;
+    for (int64_t i = first; i < end; ++i) {
+      const float weight = w[i / each], difference = p[i] - t[i];
+      part += static_cast<double>(weight) * difference * difference;
+      g[i] = 2.0f * weight * difference / static_cast<float>(count) / static_cast<float>(parts);
+    }
+    sums[static_cast<size_t>(piece)] = part;
+  });
   double sum = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const float weight = w[i / each], difference = p[i] - t[i];
-    sum += static_cast<double>(weight) * difference * difference;
-    g[i] = 2.0f * weight * difference / static_cast<float>(count) / static_cast<float>(parts);
-  }
+  for (const double part : sums) sum += part;
   *loss.data<double>() += sum / static_cast<double>(count) / static_cast<double>(parts);
 }
 
@@ -102,11 +161,17 @@ void CpuKernels::update(const TrainedSet& set, const Tensor& state, double max_n
   static_assert(sizeof(step) == 8 * sizeof(float));
   std::memcpy(&step, numbers.raw(), sizeof(step));
   step.grad_scale = max_norm > 0 ? static_cast<float>(std::min(1.0, max_norm / (at[1] + 1e-6))) : 1.0f;
+  const auto run = HWY_DYNAMIC_DISPATCH(update_piece);
   for (const Trained& t : set.tensors) {
-    adamw(threads_, step, t);
-    if (t.average.defined()) ema(threads_, ema_decay, t.param, t.average);
-    if (t.rounded.defined()) copy(t.param, t.rounded);
+    const auto data = [](const Tensor& tensor) { return tensor.defined() ? tensor.data<float>() : nullptr; };
+    const Trainee all{t.grad.data<float>(),    t.param.data<float>(),
+                      t.exp_avg.data<float>(), t.exp_avg_sq.data<float>(),
+                      data(t.average),         t.rounded.defined() ? t.rounded.data<bfloat16>() : nullptr};
+    for_pieces(threads_, t.param.numel(),
+               [&](int64_t, int64_t first, int64_t end) { run(step, ema_decay, all, first, end); });
   }
 }
 
 }  // namespace raedit::backend::cpu
+
+#endif  // HWY_ONCE

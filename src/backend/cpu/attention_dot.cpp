@@ -1,0 +1,377 @@
+// Formulas of the way back: p = softmax(s), o = p v:  dv = p^T do,  dp = do v^T,  ds = p * (dp - sum_j dp_j p_j),
+// dq = ds k * scale,  dk = ds^T q * scale. Scores are computed anew, a block of queries at a time (Dao et al.,
+// FlashAttention, arXiv 2205.14135, with whole rows of scores).
+#include "backend/cpu/attention_dot.h"
+
+#include <omp.h>
+
+#include <algorithm>
+
+#include "backend/cpu/gemm.h"
+#include "backend/cpu/isa.h"
+#include "backend/cpu/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/attention_dot.cpp"
+// After targets.h: foreach_target includes this file again for each instruction set.
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+#include "backend/cpu/gemm_tile-inl.h"
+#include "backend/cpu/simd_math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace raedit::backend::cpu {
+namespace HWY_NAMESPACE {
+
+// Lanes are summed in a fixed pattern of 16 partial sums, whatever the vector width.
+void softmax_row(float* HWY_RESTRICT row, int64_t n, int64_t padded, float scale) {
+  const TileTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  std::fill(row + n, row + padded, row[0]);
+  auto largest = hn::LoadU(d, row);
+  for (int64_t i = lanes; i < padded; i += lanes) largest = hn::Max(largest, hn::LoadU(d, row + i));
+  const auto vscale = hn::Set(d, scale);
+  const auto vmax = hn::Mul(hn::MaxOfLanes(d, largest), vscale);
+  for (int64_t i = 0; i < padded; i += lanes)
+    hn::StoreU(exp(hn::Sub(hn::Mul(hn::LoadU(d, row + i), vscale), vmax)), d, row + i);
+  std::fill(row + n, row + padded, 0.0f);
+  hn::Vec<TileTag> sums[kVectorsPerPanel];
+  for (auto& s : sums) s = hn::Zero(d);
+  for (int64_t i = 0; i < padded; i += kPanel)
+    for (int v = 0; v < kVectorsPerPanel; ++v) sums[v] = hn::Add(sums[v], hn::LoadU(d, row + i + v * lanes));
+  float partial[kPanel];
+  for (int v = 0; v < kVectorsPerPanel; ++v) hn::StoreU(sums[v], d, partial + v * lanes);
+  float sum = 0.0f;
+  for (const float p : partial) sum += p;
+  const auto inverse = hn::Set(d, 1.0f / sum);
+  for (int64_t i = 0; i < padded; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, row + i), inverse), d, row + i);
+}
+
+// Panels of 16 channels, [rows][16] float32.
+void widen_panels(const bfloat16* from, int64_t stride, int64_t rows, int64_t width, float* to) {
+  for (int64_t j = 0; j < rows; ++j)
+    for (int64_t c = 0; c < width; c += kPanel) {
+      const auto count = static_cast<size_t>(std::min(kPanel, width - c));
+      float* target = to + c * rows + j * kPanel;
+      map(
+          count, target, [](FloatVec v) { return v; }, from + j * stride + c);
+      std::fill(target + count, target + kPanel, 0.0f);
+    }
+}
+
+HWY_INLINE hn::Vec<hn::Rebind<uint32_t, FloatTag>> bits_of(FloatVec v) {
+  return hn::PromoteTo(hn::Rebind<uint32_t, FloatTag>(), narrow(v));
+}
+
+// Rows of probabilities p and of their gradients dp, `padded` apart, become ds: pairs of rows interleaved, p too, and
+// rows of ds. The second row of a pair may be missing.
+void score_gradients(const float* p, const float* dp, int64_t rows, int64_t padded, float scale, uint16_t* p_pairs,
+                     uint16_t* ds_pairs, uint16_t* ds_rows) {
+  const FloatTag d;
+  const hn::Rebind<uint32_t, FloatTag> du;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto vscale = hn::Set(d, scale);
+  for (int64_t i = 0; i < rows; i += 2) {
+    const bool both = i + 1 < rows;
+    const int64_t upper = i * padded, lower = both ? upper + padded : upper;
+    auto sum0 = hn::Zero(d), sum1 = hn::Zero(d);
+    for (int64_t j = 0; j < padded; j += lanes) {
+      sum0 = hn::MulAdd(load(p + upper + j), load(dp + upper + j), sum0);
+      sum1 = hn::MulAdd(load(p + lower + j), load(dp + lower + j), sum1);
+    }
+    const auto mean0 = hn::SumOfLanes(d, sum0), mean1 = hn::SumOfLanes(d, sum1);
+    for (int64_t j = 0; j < padded; j += lanes) {
+      const auto p0 = load(p + upper + j), p1 = both ? load(p + lower + j) : hn::Zero(d);
+      const auto ds0 = hn::Mul(hn::Mul(p0, vscale), hn::Sub(load(dp + upper + j), mean0));
+      const auto ds1 = hn::Mul(hn::Mul(p1, vscale), hn::Sub(load(dp + lower + j), mean1));
+      hn::StoreU(hn::Or(bits_of(p0), hn::ShiftLeft<16>(bits_of(p1))), du,
+                 reinterpret_cast<uint32_t*>(p_pairs + upper + 2 * j));
+      const auto bits0 = narrow(ds0), bits1 = narrow(ds1);
+      hn::StoreU(hn::Or(hn::PromoteTo(du, bits0), hn::ShiftLeft<16>(hn::PromoteTo(du, bits1))), du,
+                 reinterpret_cast<uint32_t*>(ds_pairs + upper + 2 * j));
+      hn::StoreU(bits0, HalfTag(), ds_rows + upper + j);
+      if (both) hn::StoreU(bits1, HalfTag(), ds_rows + lower + j);
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace raedit::backend::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace raedit::backend::cpu {
+
+HWY_EXPORT(softmax_row);
+HWY_EXPORT(widen_panels);
+HWY_EXPORT(score_gradients);
+
+void softmax_row(float* row, int64_t n, int64_t padded, float scale) {
+  HWY_DYNAMIC_DISPATCH(softmax_row)(row, n, padded, scale);
+}
+
+bool fits_dot_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
+  for (const Tensor* t : {&q, &k, &v})
+    if (t->dtype() != DType::bfloat16 || t->stride(3) != 1) return false;
+  return q.dim(3) % 2 == 0 && has_avx512_bf16();
+}
+
+namespace {
+
+constexpr int64_t kPanelsOfTile = kTileColumns / kPanel;
+
+// The rows of one head.
+struct HeadRows {
+  const uint16_t* data;
+  int64_t stride;
+
+  HeadRows(const Tensor& t, int64_t b, int64_t h)
+      : data(reinterpret_cast<const uint16_t*>(t.data<bfloat16>()) + b * t.stride(0) + h * t.stride(2)),
+        stride(t.stride(1)) {}
+  const uint16_t* row(int64_t i) const { return data + i * stride; }
+  PairRows pairs() const { return {data, DType::bfloat16, stride}; }
+};
+
+// Where a thread's buffers are in its piece of one allocation.
+class Carver {
+ public:
+  explicit Carver(std::byte* base = nullptr) : base_(base) {}
+  template <class T>
+  T* take(int64_t count) {
+    std::byte* at = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
+    return reinterpret_cast<T*>(at);
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  int64_t used_ = 0;
+};
+
+// One buffer set for each thread; T(carver, sizes...) takes what it needs.
+template <class T, class... Sizes>
+std::vector<T> for_threads(std::shared_ptr<Storage>& memory, Arena& arena, int threads, Sizes... sizes) {
+  Carver measure;
+  T(measure, sizes...);
+  memory = arena.allocate(static_cast<size_t>(measure.used() * threads));
+  std::vector<T> all;
+  for (int t = 0; t < threads; ++t) {
+    Carver carver(memory->data() + t * measure.used());
+    all.push_back(T(carver, sizes...));
+  }
+  return all;
+}
+
+// a * panels for rows of a, all columns; columns beyond the last panel are not written.
+void multiply_tile(DotTile tile, int64_t columns) {
+  const int64_t panels = (columns + kPanel - 1) / kPanel;
+  const uint16_t* const first = tile.panels;
+  float* const c = tile.c;
+  for (int64_t p = 0; p < panels; p += kPanelsOfTile) {
+    tile.count = std::min(kPanelsOfTile, panels - p);
+    tile.panels = first + p * tile.panel_stride;
+    tile.c = c + p * kPanel;
+    tile_bf16_dot(tile);
+  }
+}
+
+void pack_columns(const HeadRows& from, int64_t rows, int64_t width, uint16_t* to) {
+  for (int64_t j = 0; j < rows; j += kPanel)
+    pack_column_pairs(from.row(j), from.stride, std::min(kPanel, rows - j), width, to + j * width);
+}
+
+struct Forward {
+  int64_t nk, dh, padded;
+  uint16_t* keys;
+  float *values, *scores, *sums;
+
+  Forward(Carver& c, int64_t key_count, int64_t width)
+      : nk(key_count),
+        dh(width),
+        padded(round_up(key_count, kPanel)),
+        keys(c.take<uint16_t>(padded * dh)),
+        values(c.take<float>(round_up(dh, kTileColumns) * nk)),
+        scores(c.take<float>(kTileRows * padded)),
+        sums(c.take<float>(kTileRows * kTileColumns)) {}
+
+  void load(const HeadRows& k, const HeadRows& v) const {
+    pack_columns(k, nk, dh, keys);
+    HWY_DYNAMIC_DISPATCH(widen_panels)(reinterpret_cast<const bfloat16*>(v.data), v.stride, nk, dh, values);
+  }
+
+  void rows(const HeadRows& q, int64_t first, int64_t count, float scale, bfloat16* out, int64_t out_stride) const {
+    multiply_tile({count, 0, q.row(first), q.stride, false, keys, kPanel * dh, dh / 2, scores, padded, false}, nk);
+    for (int64_t r = 0; r < count; ++r) HWY_DYNAMIC_DISPATCH(softmax_row)(scores + r * padded, nk, padded, scale);
+    for (int64_t c = 0; c < dh; c += kTileColumns) {
+      for (int64_t j = 0; j < nk; j += kBlockK)
+        tile_f32(count, scores + j, padded, values + c * nk + j * kPanel, kPanel * nk, std::min(kBlockK, nk - j), sums,
+                 j != 0);
+      store_tile(sums, count, std::min(kTileColumns, dh - c), nullptr, out + first * out_stride + c, out_stride,
+                 DType::bfloat16);
+    }
+  }
+};
+
+// A gradient's rows of one head.
+struct HeadTarget {
+  std::byte* data = nullptr;
+  int64_t stride = 0;
+  DType dtype = DType::float32;
+  bool add = false;
+
+  HeadTarget(const Gradient& g, int64_t b, int64_t h) : add(!g.fresh) {
+    if (!g.wanted()) return;
+    dtype = g.at.dtype();
+    stride = g.at.stride(1);
+    data = g.at.raw() + (b * g.at.stride(0) + h * g.at.stride(2)) * static_cast<int64_t>(size_of(dtype));
+  }
+
+  // Columns [column, column + columns) of some rows, 64 apart in `from`.
+  void store(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* from) const {
+    if (data == nullptr) return;
+    store_tile(from, rows, columns, nullptr, data + (row * stride + column) * static_cast<int64_t>(size_of(dtype)),
+               stride, dtype, add);
+  }
+};
+
+struct Backward {
+  int64_t nk, dh, padded, block;  // block: queries at a time
+  uint16_t *key_columns, *value_columns, *key_pairs;
+  uint16_t *query_pairs, *dout_pairs;
+  float *p, *dp;                           // [block][padded]
+  uint16_t *p_pairs, *ds_pairs, *ds_rows;  // the same
+  float *dkeys, *dvalues;                  // [groups of 64][nk][64]
+  float* sums;
+
+  Backward(Carver& c, int64_t key_count, int64_t width, int64_t queries)
+      : nk(key_count),
+        dh(width),
+        padded(round_up(key_count, kPanel)),
+        block(std::min(round_up(queries, 2), std::clamp<int64_t>(round_up(32768 / padded, 2), 16, 128))) {
+    const int64_t panels = round_up(dh, kPanel), wide = round_up(dh, kTileColumns);
+    key_columns = c.take<uint16_t>(padded * dh);
+    value_columns = c.take<uint16_t>(padded * dh);
+    key_pairs = c.take<uint16_t>(panels * round_up(nk, 2));
+    query_pairs = c.take<uint16_t>(panels * block);
+    dout_pairs = c.take<uint16_t>(panels * block);
+    p = c.take<float>(block * padded);
+    dp = c.take<float>(block * padded);
+    p_pairs = c.take<uint16_t>(block * padded);
+    ds_pairs = c.take<uint16_t>(block * padded);
+    ds_rows = c.take<uint16_t>(block * padded);
+    dkeys = c.take<float>(wide * nk);
+    dvalues = c.take<float>(wide * nk);
+    sums = c.take<float>(kTileRows * kTileColumns);
+  }
+
+  void load(const HeadRows& k, const HeadRows& v) const {
+    pack_columns(k, nk, dh, key_columns);
+    pack_columns(v, nk, dh, value_columns);
+    pack_row_pairs(k.pairs(), 0, nk, 0, dh, key_pairs, round_up(nk, 2) * kPanel);
+  }
+
+  void queries(const HeadRows& q, const HeadRows& dout, int64_t first, int64_t count, float scale) const {
+    for (int64_t r = 0; r < count; r += kTileRows) {
+      const int64_t rows = std::min(kTileRows, count - r);
+      multiply_tile(
+          {rows, 0, q.row(first + r), q.stride, false, key_columns, kPanel * dh, dh / 2, p + r * padded, padded, false},
+          nk);
+      multiply_tile({rows, 0, dout.row(first + r), dout.stride, false, value_columns, kPanel * dh, dh / 2,
+                     dp + r * padded, padded, false},
+                    nk);
+      for (int64_t i = r; i < r + rows; ++i) HWY_DYNAMIC_DISPATCH(softmax_row)(p + i * padded, nk, padded, scale);
+    }
+    HWY_DYNAMIC_DISPATCH(score_gradients)(p, dp, count, padded, scale, p_pairs, ds_pairs, ds_rows);
+    pack_row_pairs(q.pairs(), first, count, 0, dh, query_pairs, block * kPanel);
+    pack_row_pairs(dout.pairs(), first, count, 0, dh, dout_pairs, block * kPanel);
+    for (int64_t j = 0; j < nk; j += kTileRows) {
+      const int64_t rows = std::min(kTileRows, nk - j);
+      transposed(ds_pairs, query_pairs, j, rows, count, dkeys, first != 0);
+      transposed(p_pairs, dout_pairs, j, rows, count, dvalues, first != 0);
+    }
+  }
+
+  // to[rows of keys] (+)= scores^T * pairs, over the queries of a block.
+  void transposed(const uint16_t* scores, const uint16_t* pairs, int64_t j, int64_t rows, int64_t count, float* to,
+                  bool accumulate) const {
+    for (int64_t c = 0; c < dh; c += kTileColumns)
+      multiply_tile({rows, 0, scores + 2 * j, 2 * padded, true, pairs + c * block, block * kPanel, (count + 1) / 2,
+                     to + c * nk + j * kTileColumns, kTileColumns, accumulate},
+                    std::min(kTileColumns, dh - c));
+  }
+
+  void store_queries(const HeadTarget& dq, int64_t first, int64_t count) const {
+    const int64_t even = round_up(nk, 2);
+    for (int64_t r = 0; r < count; r += kTileRows) {
+      const int64_t rows = std::min(kTileRows, count - r);
+      for (int64_t c = 0; c < dh; c += kTileColumns) {
+        const int64_t columns = std::min(kTileColumns, dh - c);
+        multiply_tile({rows, 0, ds_rows + r * padded, padded, false, key_pairs + c * even, even * kPanel, even / 2,
+                       sums, kTileColumns, false},
+                      columns);
+        dq.store(first + r, rows, c, columns, sums);
+      }
+    }
+  }
+
+  void clear() const {
+    std::fill_n(dkeys, round_up(dh, kTileColumns) * nk, 0.0f);
+    std::fill_n(dvalues, round_up(dh, kTileColumns) * nk, 0.0f);
+  }
+
+  void store_keys(const HeadTarget& target, const float* from) const {
+    for (int64_t c = 0; c < dh; c += kTileColumns)
+      target.store(0, nk, c, std::min(kTileColumns, dh - c), from + c * nk);
+  }
+};
+
+}  // namespace
+
+void dot_attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out, Arena& arena,
+                   int threads) {
+  const int64_t n = q.dim(1), heads = q.dim(2), head_count = q.dim(0) * heads;
+  // Few heads: queries are cut too, so that every thread has work. Rows do not notice.
+  const int64_t cuts = head_count % threads == 0 || head_count >= 8 * threads ? 1 : threads;
+  const int64_t rows_per_cut = round_up((n + cuts - 1) / cuts, kTileRows);
+  std::shared_ptr<Storage> memory;
+  const auto works = for_threads<Forward>(memory, arena, threads, k.dim(1), q.dim(3));
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t item = 0; item < head_count * cuts; ++item) {
+    const Forward& work = works[static_cast<size_t>(omp_get_thread_num())];
+    const int64_t b = item / cuts / heads, h = item / cuts % heads;
+    work.load(HeadRows(k, b, h), HeadRows(v, b, h));
+    const HeadRows query(q, b, h);
+    bfloat16* const to = out.data<bfloat16>() + b * out.stride(0) + h * out.stride(2);
+    const int64_t end = std::min(n, (item % cuts + 1) * rows_per_cut);
+    for (int64_t i = item % cuts * rows_per_cut; i < end; i += kTileRows)
+      work.rows(query, i, std::min(kTileRows, end - i), scale, to, out.stride(1));
+  }
+}
+
+void dot_attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
+                            const Gradient& dq, const Gradient& dk, const Gradient& dv, Arena& arena, int threads) {
+  const int64_t n = q.dim(1), heads = q.dim(2);
+  std::shared_ptr<Storage> memory;
+  const auto works = for_threads<Backward>(memory, arena, threads, k.dim(1), q.dim(3), n);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t item = 0; item < q.dim(0) * heads; ++item) {
+    const Backward& work = works[static_cast<size_t>(omp_get_thread_num())];
+    const int64_t b = item / heads, h = item % heads;
+    const HeadRows query(q, b, h), gradient(dout, b, h);
+    const HeadTarget dquery(dq, b, h);
+    work.load(HeadRows(k, b, h), HeadRows(v, b, h));
+    if (n == 0) work.clear();
+    for (int64_t i = 0; i < n; i += work.block) {
+      const int64_t count = std::min(work.block, n - i);
+      work.queries(query, gradient, i, count, scale);
+      work.store_queries(dquery, i, count);
+    }
+    work.store_keys(HeadTarget(dk, b, h), work.dkeys);
+    work.store_keys(HeadTarget(dv, b, h), work.dvalues);
+  }
+}
+
+}  // namespace raedit::backend::cpu
+#endif  // HWY_ONCE
