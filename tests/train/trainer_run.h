@@ -41,7 +41,8 @@ inline Image noise_picture(unsigned seed, int width = 60, int height = 50) {
 }
 
 // `classes` folders with `pictures` pictures each.
-inline std::string make_pictures(const test::ScratchFolder& scratch, int classes = 3, int pictures = 4) {
+template <class Scratch>
+std::string make_pictures(const Scratch& scratch, int classes = 3, int pictures = 4) {
   const std::string folder = scratch / "pictures";
   unsigned seed = 1;
   for (int c = 0; c < classes; ++c) {
@@ -52,7 +53,8 @@ inline std::string make_pictures(const test::ScratchFolder& scratch, int classes
   return folder;
 }
 
-inline Stage2Options small_run(const test::ScratchFolder& scratch, const std::string& pictures) {
+template <class Scratch>
+Stage2Options small_run(const Scratch& scratch, const std::string& pictures) {
   Stage2Options o;
   o.train_data_dir = pictures;
   o.output_dir = scratch / "run";

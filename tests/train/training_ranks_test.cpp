@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "dist/started_ranks.h"
-#include "io/io_test_util.h"
 #include "raedit/generator.h"
+#include "train/shared_folder.h"
 #include "train/trace_model.h"
 
 namespace raedit {
@@ -18,27 +18,11 @@ namespace {
 
 using namespace train;
 using test::ranks;
+using test::SharedFolder;
 namespace fs = std::filesystem;
 const auto* const kStarted = ::testing::AddGlobalTestEnvironment(new test::StartedRanks);
 
 constexpr int64_t kSteps = 6;
-
-// One folder for all ranks, which the first removes when all are done with it.
-class SharedFolder {
- public:
-  SharedFolder() {
-    if (ranks().is_first()) scratch_.emplace();
-    path_ = ranks().broadcast(ranks().is_first() ? scratch_->path() : std::string(), 0);
-  }
-  ~SharedFolder() { ranks().barrier(); }
-  SharedFolder(const SharedFolder&) = delete;
-  SharedFolder& operator=(const SharedFolder&) = delete;
-  std::string operator/(const std::string& name) const { return (fs::path(path_) / name).string(); }
-
- private:
-  std::optional<test::ScratchFolder> scratch_;
-  std::string path_;
-};
 
 // Twelve pictures a step, which 2, 3 and 4 divide: three of the trace's batches.
 Stage2Batch pictures(const SafetensorsFile& trace, int64_t step, int64_t first, int64_t end) {
