@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <bit>
+
 #include "backend/cpu/isa.h"
 #include "tensor/memory.h"
 
@@ -18,8 +20,13 @@ std::string CpuKernels::description() const {
                      has_avx512_bf16() ? " (bf16 dot product)" : "");
 }
 
+std::shared_ptr<Storage> CpuKernels::temporary_bytes(size_t bytes) const {
+  const size_t step = bytes < 65536 ? 1 : std::bit_floor(bytes) / 4;
+  return arena_.allocate((bytes + step - 1) / step * step);
+}
+
 Tensor CpuKernels::temporary(const Shape& shape, DType dtype) const {
-  return Tensor(arena_.allocate(static_cast<size_t>(shape.numel()) * size_of(dtype)), 0, shape, dtype);
+  return Tensor(temporary_bytes(static_cast<size_t>(shape.numel()) * size_of(dtype)), 0, shape, dtype);
 }
 
 Tensor CpuKernels::scratch(const Shape& shape) const {

@@ -18,7 +18,7 @@ std::string isa_name();
 
 class CpuKernels final : public Kernels {
  public:
-  explicit CpuKernels(int threads) : threads_(threads) {}
+  explicit CpuKernels(int threads) : threads_(threads) { arena_.keep_blocks(); }
 
   std::string description() const override;
   double ceiling_flops(DType dtype) const override;
@@ -83,7 +83,8 @@ class CpuKernels final : public Kernels {
               float ema_decay) const override;
 
  private:
-  // Uninitialised, and its memory comes back with the next one.
+  // Uninitialised memory that comes back with the next one; a few sizes only, so that products of all shapes share it.
+  std::shared_ptr<Storage> temporary_bytes(size_t bytes) const;
   Tensor temporary(const Shape& shape, DType dtype) const;
   Tensor even_rows(const Tensor& x) const;
   // out (+)= a * b of bfloat16 matrices, on the dot product.

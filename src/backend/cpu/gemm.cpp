@@ -169,7 +169,9 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack(const Tensor& weight, DType
   packed->k = weight.dim(1);
   packed->dtype = compute;
   const int64_t elements = round_up(packed->n, kTileColumns) / kPanel * packed->panel_stride();
-  packed->storage = arena_.allocate(static_cast<size_t>(elements) * size_of(compute));
+  const size_t bytes = static_cast<size_t>(elements) * size_of(compute);
+  // What comes from a file stays as long as the model; in training weights are packed anew in every step.
+  packed->storage = weight.storage()->read_only() ? Storage::allocate(bytes) : temporary_bytes(bytes);
   if (compute != DType::bfloat16)
     pack_from<float>(weight, *packed, threads_);
   else if (has_avx512_bf16() && weight.dtype() == DType::bfloat16 && weight.stride(1) == 1)
@@ -235,7 +237,7 @@ void CpuKernels::multiply_halves(const Tensor& a, const Tensor& b, const Tensor&
   // The gradient of a weight: a is the transpose of rows, and may be as long as it likes.
   if (k > 0 && a.stride(1) != 1 && a.stride(0) == 1 && out.dtype() == DType::float32 && out.stride(1) == 1) {
     const size_t bytes = transposed_workspace(m, n);
-    return dot_transposed(pair_rows(a.transpose(0, 1)), pair_rows(rows), k, out, add, arena_.allocate(bytes)->data(),
+    return dot_transposed(pair_rows(a.transpose(0, 1)), pair_rows(rows), k, out, add, temporary_bytes(bytes)->data(),
                           threads_);
   }
   const Tensor left = even_rows(a);

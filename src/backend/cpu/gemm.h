@@ -28,7 +28,9 @@ inline int64_t round_up(int64_t value, int64_t multiple) {
 class CpuPackedMatrix final : public PackedMatrix {
  public:
   std::shared_ptr<Storage> storage;
-  size_t nbytes() const override { return storage->bytes(); }
+  size_t nbytes() const override {
+    return static_cast<size_t>(round_up(n, kTileColumns) / kPanel * panel_stride()) * size_of(dtype);
+  }
   // Elements of one panel.
   int64_t panel_stride() const { return kPanel * (dtype == DType::bfloat16 ? round_up(k, 2) : k); }
   template <class T>

@@ -33,7 +33,7 @@ void multiply_rows(const DotProduct& p, int64_t group, int64_t row, int64_t rows
     const int64_t end = std::min(deep + kDeep, p.k);
     for (int64_t r = 0; r < rows; r += kTileRows) {
       tile.rows = std::min(kTileRows, rows - r);
-      tile.c = sums + r * kTileColumns;
+      tile.c = p.k <= kDeep ? sums : sums + r * kTileColumns;  // whole at once: in the first-level cache
       for (int64_t k = deep; k < end; k += kBlock) {
         tile.a = p.a + (row + r) * p.lda + k;
         tile.panels = p.panels + first_panel * p.panel_stride + k * kPanel;
@@ -81,6 +81,13 @@ void dot_product(const DotProduct& p, const Tensor& out, bool add, int threads) 
 }
 
 namespace {
+
+// Elements between the panels of one block of rows: a line more than they need, or all of them would begin in the same
+// set of a cache.
+constexpr int64_t kBlockStride = kBlock * kPanel + 32;
+// Rows that a thread packs at a time.
+constexpr int64_t kPieceRows = 32;
+constexpr int64_t kPieces = kBlock / kPieceRows;
 
 // d^T x over one block of rows, both packed, for panels [first, last) of d: into out, or added to it.
 struct TransposedBlock {
@@ -132,21 +139,18 @@ struct TransposedBlock {
 }  // namespace
 
 size_t transposed_workspace(int64_t n, int64_t k) {
-  return static_cast<size_t>(2 * (panels_of(n) + panels_of(k)) * kBlock * kPanel) * sizeof(uint16_t);
+  return static_cast<size_t>(2 * (panels_of(n) + panels_of(k)) * kBlockStride) * sizeof(uint16_t);
 }
 
 void dot_transposed(const PairRows& d, const PairRows& x, int64_t m, const Tensor& out, bool add, std::byte* workspace,
                     int threads) {
   const int64_t n = out.dim(0), k = out.dim(1);
   if (n == 0 || k == 0) return;
-  const int64_t panel_stride = kBlock * kPanel;
   const int64_t d_panels = panels_of(n), x_panels = panels_of(k);
   // Two of each: one is packed while others still multiply from the other.
-  const int64_t half = (d_panels + x_panels) * panel_stride;
+  const int64_t half = (d_panels + x_panels) * kBlockStride;
   auto* const packed = reinterpret_cast<uint16_t*>(workspace);
-  const int64_t d_groups = (n + kTileColumns - 1) / kTileColumns, x_groups = (k + kTileColumns - 1) / kTileColumns;
   const bool parallel = threads > 1 && n * k * m >= int64_t{1} << 20;
-  constexpr int64_t kGroupPanels = kTileColumns / kPanel;
 #pragma omp parallel num_threads(parallel ? threads : 1)
   {
     const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
@@ -154,16 +158,16 @@ void dot_transposed(const PairRows& d, const PairRows& x, int64_t m, const Tenso
       const int64_t rows = std::min(kBlock, m - first);
       uint16_t* const to = packed + block % 2 * half;
 #pragma omp for schedule(static)
-      for (int64_t i = 0; i < d_groups + x_groups; ++i) {
-        const bool is_d = i < d_groups;
-        const int64_t group = is_d ? i : i - d_groups;
-        pack_row_pairs(is_d ? d : x, first, rows, group * kTileColumns,
-                       std::min(kTileColumns, (is_d ? n : k) - group * kTileColumns),
-                       to + ((is_d ? 0 : d_panels) + group * kGroupPanels) * panel_stride, panel_stride);
+      for (int64_t i = 0; i < 2 * kPieces; ++i) {
+        const bool is_d = i < kPieces;
+        const int64_t row = i % kPieces * kPieceRows, count = std::min(kPieceRows, rows - row);
+        if (count > 0)
+          pack_row_pairs(is_d ? d : x, first + row, count, 0, is_d ? n : k,
+                         to + (is_d ? 0 : d_panels) * kBlockStride + row * kPanel, kBlockStride);
       }
       const TransposedBlock work{to,
-                                 to + d_panels * panel_stride,
-                                 panel_stride,
+                                 to + d_panels * kBlockStride,
+                                 kBlockStride,
                                  n,
                                  k,
                                  (rows + 1) / 2,

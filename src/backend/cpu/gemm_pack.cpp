@@ -67,8 +67,9 @@ void pack_row_pairs(const PairRows& source, int64_t first, int64_t rows, int64_t
                     int64_t panel_stride) {
   const int64_t offset = first * source.stride + column;
   // A few panels at a time: each is a stream of its own.
-  for (int64_t c = 0; c < columns; c += kTileColumns) {
-    const int64_t count = columns - c < kTileColumns ? columns - c : kTileColumns;
+  constexpr int64_t kAtOnce = 4 * kTileColumns;
+  for (int64_t c = 0; c < columns; c += kAtOnce) {
+    const int64_t count = columns - c < kAtOnce ? columns - c : kAtOnce;
     uint16_t* target = to + c / kPanel * panel_stride;
     if (source.dtype == DType::bfloat16)
       pack_pairs(static_cast<const bfloat16*>(source.data) + offset + c, source.stride, rows, count, target,

@@ -27,6 +27,10 @@ RAEDIT_AVX512_BF16 void multiply(const DotTile& t) {
     __m512bh b[kPanels];
     for (int p = 0; p < kPanels; ++p)
       b[p] = (__m512bh)_mm512_loadu_si512(panels + p * panel_stride + pair * 2 * kPanel);
+    // A line of each row of the next tile.
+    if (!kPaired && pair % 16 == 0)
+      for (int r = 0; r < kRows; ++r)
+        _mm_prefetch(reinterpret_cast<const char*>(a + (r + kRows) * lda + 2 * pair), _MM_HINT_T0);
     for (int r = 0; r < kRows; ++r) {
       int both;
       std::memcpy(&both, kPaired ? a + pair * lda + 2 * r : a + r * lda + 2 * pair, sizeof both);

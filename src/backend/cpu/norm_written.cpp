@@ -123,18 +123,33 @@ void gate_gradient_row(const GateGradientRow& row, int64_t width) {
   }
 }
 
+template <class T>
+HWY_INLINE void add_columns(const T* x, int64_t stride, int64_t rows, int64_t size, float* sums) {
+  constexpr int64_t kAtOnce = 4;
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t c = 0;
+  for (; c + kAtOnce * lanes <= size; c += kAtOnce * lanes) {
+    FloatVec sum[kAtOnce];
+    for (int64_t v = 0; v < kAtOnce; ++v) sum[v] = load(sums + c + v * lanes);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t v = 0; v < kAtOnce; ++v) sum[v] = hn::Add(sum[v], load(x + r * stride + c + v * lanes));
+    for (int64_t v = 0; v < kAtOnce; ++v) store(sum[v], sums + c + v * lanes);
+  }
+  for (; c < size; c += lanes) {
+    const auto n = static_cast<size_t>(std::min(lanes, size - c));
+    auto sum = load_n(sums + c, n);
+    for (int64_t r = 0; r < rows; ++r) sum = hn::Add(sum, load_n(x + r * stride + c, n));
+    store_n(sum, sums + c, n);
+  }
+}
+
 // Rows [first, end) of x [.., size] into sums [size].
 void column_sums(const Row& x, int64_t stride, int64_t first, int64_t end, int64_t size, float* sums) {
-  HWY_ALIGN float buffer[kChunk];
-  for (int64_t c = 0; c < size; c += kChunk) {
-    const auto n = static_cast<size_t>(std::min(kChunk, size - c));
-    for (int64_t r = first; r < end; ++r) {
-      const Row row{x.data + r * stride * static_cast<int64_t>(size_of(x.dtype)), x.dtype, 1};
-      const float* values = stage(row, c, n, buffer);
-      map(
-          n, sums + c, [](FloatVec a, FloatVec b) { return hn::Add(a, b); }, sums + c, values);
-    }
-  }
+  if (x.dtype == DType::float32)
+    add_columns(reinterpret_cast<const float*>(x.data) + first * stride, stride, end - first, size, sums);
+  else
+    add_columns(reinterpret_cast<const bfloat16*>(x.data) + first * stride, stride, end - first, size, sums);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -155,6 +170,27 @@ bool is_row_wise(const Tensor& t) {
   return !t.defined() || t.stride(-1) == 1 || t.dim(-1) == 1;
 }
 
+// The rows of a tensor [B,N,D], which may be undefined.
+class TokenRows {
+ public:
+  TokenRows() = default;
+  explicit TokenRows(const Tensor& t) {
+    if (!t.defined()) return;
+    first_ = row_of(t, 0, 1);
+    const auto size = static_cast<int64_t>(size_of(t.dtype()));
+    per_picture_ = t.stride(0) * size;
+    per_token_ = t.stride(1) * size;
+  }
+  Row at(int64_t b, int64_t n) const {
+    if (first_.data == nullptr) return {};
+    return {first_.data + b * per_picture_ + n * per_token_, first_.dtype, 1};
+  }
+
+ private:
+  Row first_;
+  int64_t per_picture_ = 0, per_token_ = 0;  // bytes
+};
+
 // The gradient of an operand of [B,N,D], row by row. Where the operand was broadcast, rows are summed run by run in
 // `sums` and finish() adds those up: over the tokens of a picture, or over everything for a vector [D].
 class Target {
@@ -162,6 +198,7 @@ class Target {
   Target(const CpuKernels& kernels, const Gradient& gradient, const Runs& runs, int64_t width)
       : gradient_(gradient), runs_(runs), width_(width), of_all_(gradient.wanted() && gradient.at.rank() == 1) {
     if (!gradient.wanted()) return;
+    if (!of_all_) rows_ = TokenRows(gradient.at);
     const bool of_picture = !of_all_ && gradient.at.stride(1) == 0 && runs.tokens > 1;
     // Where one run is a whole picture its sum can be in the gradient itself.
     summed_ = of_all_ || (of_picture && (runs.per_picture > 1 || gradient.fresh));
@@ -177,9 +214,8 @@ class Target {
   TargetRow row(int64_t run, int64_t token) const {
     if (!gradient_.wanted()) return {};
     if (summed_) return {reinterpret_cast<std::byte*>(sums_.data<float>() + run * width_), DType::float32, true};
-    const Tensor& at = gradient_.at;
-    const int64_t offset = runs_.picture(run) * at.stride(0) + token * at.stride(1);
-    return {at.raw() + offset * static_cast<int64_t>(size_of(at.dtype())), at.dtype(), !gradient_.fresh};
+    const Row row = rows_.at(runs_.picture(run), token);
+    return {row.data, row.dtype, !gradient_.fresh};
   }
 
   void finish(const CpuKernels& kernels) const {
@@ -195,13 +231,9 @@ class Target {
   Runs runs_;
   int64_t width_;
   bool of_all_, summed_ = false;
+  TokenRows rows_;
   Tensor sums_;
 };
-
-Row token_row(const Tensor& t, int64_t b, int64_t n) {
-  if (!t.defined()) return {};
-  return row_of(t, b * t.stride(0) + n * t.stride(1), 1);
-}
 
 }  // namespace
 
@@ -217,13 +249,14 @@ void CpuKernels::norm_backward_into(const Tensor& dout, const NormArgs& args, co
   const Target x(*this, grads.x, runs, width), weight(*this, grads.weight, runs, width),
       bias(*this, grads.bias, runs, width), scale(*this, grads.scale, runs, width),
       shift(*this, grads.shift, runs, width);
+  const TokenRows in(args.x), gradient(dout), scales(args.scale);
+  const float* weights = args.weight.defined() ? args.weight.data<float>() : nullptr;
+  const float* biases = args.bias.defined() ? args.bias.data<float>() : nullptr;
   const auto one_row = HWY_DYNAMIC_DISPATCH(norm_gradient_row);
   parallel_for(threads_, runs.count(), shape.numel(), [&](int64_t run) {
     const int64_t b = runs.picture(run);
     for (int64_t n = runs.first(run); n < runs.end(run); ++n)
-      one_row({token_row(args.x, b, n), token_row(dout, b, n), token_row(args.scale, b, n),
-               args.weight.defined() ? args.weight.data<float>() : nullptr,
-               args.bias.defined() ? args.bias.data<float>() : nullptr, x.row(run, n), weight.row(run, n),
+      one_row({in.at(b, n), gradient.at(b, n), scales.at(b, n), weights, biases, x.row(run, n), weight.row(run, n),
                bias.row(run, n), scale.row(run, n), shift.row(run, n)},
               width, args.kind, args.eps);
   });
@@ -238,13 +271,13 @@ void CpuKernels::add_gated_backward_into(const Tensor& dout, const Tensor& y, co
   if (!fits) return Kernels::add_gated_backward_into(dout, y, gate, dy, dgate);
   const Runs runs(shape[0], shape[1]);
   const Target branch(*this, dy, runs, shape[2]), of_gate(*this, dgate, runs, shape[2]);
+  const TokenRows gradient(dout), branches(y), gates(gate);
   const auto one_row = HWY_DYNAMIC_DISPATCH(gate_gradient_row);
   parallel_for(threads_, runs.count(), shape.numel(), [&](int64_t run) {
     const int64_t b = runs.picture(run);
     for (int64_t n = runs.first(run); n < runs.end(run); ++n)
-      one_row(
-          {token_row(dout, b, n), token_row(y, b, n), token_row(gate, b, n), branch.row(run, n), of_gate.row(run, n)},
-          shape[2]);
+      one_row({gradient.at(b, n), branches.at(b, n), gates.at(b, n), branch.row(run, n), of_gate.row(run, n)},
+              shape[2]);
   });
   branch.finish(*this);
   of_gate.finish(*this);

@@ -1,6 +1,7 @@
 // Rotary position embedding, table lookup and Fourier features.
 // Formulas: Su et al., RoFormer (arXiv 2104.09864), on the pairs (2k, 2k + 1); Tancik et al., Fourier Features
 // (arXiv 2006.10739).
+#include <array>
 #include <cmath>
 
 #include "backend/cpu/cpu_kernels.h"
@@ -32,7 +33,8 @@ void rotate_chunk(const float* x, const float* cos, const float* sin, bool inver
 
 #else
 
-void rotate_chunk(const float* x, const float* cos, const float* sin, bool inverse, size_t n, float* out) {
+template <class T>
+HWY_INLINE void rotate_chunk(const T* x, const float* cos, const float* sin, bool inverse, size_t n, T* out) {
   const FloatTag d;
   // Lanes of a 512-bit vector; narrower ones take the first.
   static constexpr float kEvenMinus[16] = {-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
@@ -64,6 +66,23 @@ void rotate_row(const Row& x, const float* cos, const float* sin, bool inverse, 
   }
 }
 
+// `heads` rows of one token, x_step and out_step elements apart, which turn by the same angles.
+void rotate_heads(const Row& x, int64_t x_step, const float* cos, const float* sin, bool inverse, int64_t size,
+                  int64_t heads, const Row& out, int64_t out_step) {
+#if HWY_TARGET != HWY_SCALAR
+  if (x.dtype == DType::bfloat16 && out.dtype == DType::bfloat16) {
+    for (int64_t h = 0; h < heads; ++h)
+      rotate_chunk(reinterpret_cast<const bfloat16*>(x.data) + h * x_step, cos, sin, inverse, static_cast<size_t>(size),
+                   reinterpret_cast<bfloat16*>(out.data) + h * out_step);
+    return;
+  }
+#endif
+  const auto from = x_step * static_cast<int64_t>(size_of(x.dtype)),
+             to = out_step * static_cast<int64_t>(size_of(out.dtype));
+  for (int64_t h = 0; h < heads; ++h)
+    rotate_row({x.data + h * from, x.dtype, 1}, cos, sin, inverse, size, {out.data + h * to, out.dtype, 1});
+}
+
 // target += row
 void add_row(const Row& row, int64_t first, int64_t size, const Row& target) {
   HWY_ALIGN float values[kChunk];
@@ -83,22 +102,25 @@ HWY_AFTER_NAMESPACE();
 
 namespace raedit::backend::cpu {
 
-HWY_EXPORT(rotate_row);
+HWY_EXPORT(rotate_heads);
 HWY_EXPORT(add_row);
 
 void CpuKernels::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, bool inverse, const Tensor& out) const {
   const int64_t tokens = x.dim(1), heads = x.dim(2), width = x.dim(3);
   const auto* cosines = cos.data<float>();
   const auto* sines = sin.data<float>();
-  const auto run = HWY_DYNAMIC_DISPATCH(rotate_row);
+  const auto run = HWY_DYNAMIC_DISPATCH(rotate_heads);
+  const std::array<int64_t, 3> from{x.stride(0), x.stride(1), x.stride(2)};
+  const std::array<int64_t, 3> to{out.stride(0), out.stride(1), out.stride(2)};
+  const int64_t cos_step = cos.stride(0), sin_step = sin.stride(0);
+  const Row source = row_of(x, 0, 1), target = row_of(out, 0, 1);
+  const auto source_size = static_cast<int64_t>(size_of(x.dtype())),
+             target_size = static_cast<int64_t>(size_of(out.dtype()));
   parallel_for(threads_, x.dim(0) * tokens, x.numel(), [&](int64_t i) {
     const int64_t b = i / tokens, n = i % tokens;
-    for (int64_t h = 0; h < heads; ++h) {
-      const int64_t from = b * x.stride(0) + n * x.stride(1) + h * x.stride(2);
-      const int64_t to = b * out.stride(0) + n * out.stride(1) + h * out.stride(2);
-      run(row_of(x, from, 1), cosines + n * cos.stride(0), sines + n * sin.stride(0), inverse, width,
-          row_of(out, to, 1));
-    }
+    run({source.data + (b * from[0] + n * from[1]) * source_size, source.dtype, 1}, from[2], cosines + n * cos_step,
+        sines + n * sin_step, inverse, width, heads,
+        {target.data + (b * to[0] + n * to[1]) * target_size, target.dtype, 1}, to[2]);
   });
 }
 
