@@ -17,7 +17,7 @@ case $size in
     classes=(arrow cat-face drink face-smiling food-fruit heart keycap plant-flower)
     run=(--encoder-hidden-size 256 --decoder-hidden-size 256 --encoder-num-layers 4 --decoder-num-layers 2
       --encoder-num-attention-heads 4 --decoder-num-attention-heads 4
-      --train-batch-size 32 --max-train-steps 4200 --learning-rate 1e-3 --lr-warmup-steps 100
+      --train-batch-size 32 --max-train-steps 5000 --learning-rate 1e-3 --lr-warmup-steps 100
       --validation-steps 500 --checkpointing-steps 500)
     for class in "${classes[@]}"; do run+=(--classes "$class"); done
     ;;

@@ -96,7 +96,7 @@ Statistics measure(const StatsOptions& o, const std::string& folder, const Inter
   const AutoencoderRAE vae = train::open_raw_autoencoder(folder, load);
   Context ctx({.device = load.device, .threads = o.threads, .progress = {}, .cancel = interrupt.token()});
   data::PictureTransform transform;
-  transform.resolution = o.resolution.value_or(vae.config().encoder_input_size);
+  transform.resolution = o.resolution.value_or(vae.config().output_size());
   transform.crop = data::crop_from_name(o.crop);
   train::EncodedPictures::Options encoding;
   encoding.batch_size = o.batch_size;
@@ -195,7 +195,8 @@ void add_picture_options(CLI::App& app, StatsOptions& o) {
   app.add_option("--data", o.data, "a folder of class folders, a .tar, a folder of .tar files or DIR/x-{000..127}.tar")
       ->required()
       ->type_name("PATH");
-  app.add_option("--resolution", o.resolution, "side of the cut pictures (default: the autoencoder's input size)")
+  app.add_option("--resolution", o.resolution,
+                 "side of the cut pictures (default: what the autoencoder gives, as in training)")
       ->type_name("N")
       ->check(whole_number(1, 32768));
   app.add_option("--crop", o.crop, "center, or upstream's adm (default adm)")

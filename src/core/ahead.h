@@ -19,16 +19,14 @@ class Ahead {
   // make(k) for k = 0, 1, 2, ..., on any of `workers` threads, at most `depth` results waiting or in the making. With
   // no workers, next() makes it itself.
   Ahead(int workers, int depth, std::function<T(int64_t)> make) : make_(std::move(make)), depth_(depth) {
-    for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
-  }
-  ~Ahead() {
-    {
-      const std::lock_guard lock(mutex_);
-      stop_ = true;
+    try {
+      for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+    } catch (...) {  // no more threads to be had
+      end();
+      throw;
     }
-    room_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
   }
+  ~Ahead() { end(); }
   Ahead(const Ahead&) = delete;
   Ahead& operator=(const Ahead&) = delete;
 
@@ -50,6 +48,15 @@ class Ahead {
     std::optional<T> value;
     std::exception_ptr error;
   };
+
+  void end() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    room_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
 
   void work() {
     for (std::unique_lock lock(mutex_);;) {

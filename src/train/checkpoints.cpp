@@ -80,6 +80,11 @@ void prune_checkpoints(const std::string& output_dir, int64_t limit) {
 }
 
 void remove_leftovers(const std::string& output_dir) {
+  // Of an export, which moves files into a folder that is there, and of validation.
+  for (const fs::path& path : entries_of(output_dir))
+    if (path.filename().string().starts_with(".partial-")) erase(path);
+  for (const fs::path& path : entries_of((fs::path(output_dir) / "validation").string()))
+    if (path.filename().string().find(".partial-") != std::string::npos) erase(path);
   for (const fs::path& path : entries_of(output_dir)) {
     const std::string name = path.filename().string();
     const size_t partial = name.find(".partial-");

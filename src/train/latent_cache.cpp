@@ -55,11 +55,14 @@ LatentCache LatentCache::open(const std::string& folder, const LatentCacheKey& k
   cache.count_ = key.count;
   cache.shard_pictures_ = layout.shard_pictures;
   cache.flips_ = key.flips;
+  std::set<std::string> seen;
   for (int64_t i = 0; i < layout.num_shards(); ++i) {
     const LatentShard shard = open_latent_shard(folder, layout, i);
     cache.shards_.push_back(shard.latents);
     const std::vector<int64_t> ids = shard.class_ids.to_vector<int64_t>();
     cache.class_ids_.insert(cache.class_ids_.end(), ids.begin(), ids.end());
+    for (const std::string& broken : shard.broken)  // one shard's stand-in may be broken in the next
+      if (seen.insert(broken).second) cache.broken_.push_back(broken);
   }
   return cache;
 }

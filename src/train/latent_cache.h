@@ -62,6 +62,9 @@ class LatentCache {
                     std::shared_ptr<const data::PictureSet> set, const data::PictureTransform& transform,
                     const AutoencoderRAE& vae, const LatentCacheBuild& options);
 
+  // The pictures that could not be read, "NAME: why": with skip_broken others stand in for them.
+  const std::vector<std::string>& broken() const { return broken_; }
+
   int64_t size() const { return count_; }
   const Shape& latent_shape() const { return shape_; }  // [C,h,w]
   bool has_flips() const { return flips_; }
@@ -73,6 +76,7 @@ class LatentCache {
  private:
   std::vector<Tensor> shards_;
   std::vector<int64_t> class_ids_;
+  std::vector<std::string> broken_;
   Shape shape_;
   int64_t count_ = 0, shard_pictures_ = 0;
   bool flips_ = false;

@@ -157,15 +157,17 @@ MemoryPlan plan_memory(const RAEDiT2DModelConfig& config, const MemoryPlanOption
   const auto floats = [](int64_t count) { return static_cast<uint64_t>(count) * sizeof(float); };
   const auto ranks = static_cast<int64_t>(options.zero1_ranks);
   const std::string trained = millions(counts.trained) + " x float32";
+  const std::string share = ranks > 1 ? fmt::format(" / {} ranks", ranks) : "";
   const std::string smaller_batch = "--train-batch-size with --gradient-accumulation-steps";
 
   MemoryPlan plan;
   plan.parts.push_back({"weights", floats(counts.weights), millions(counts.weights) + " x float32", ""});
   plan.parts.push_back({"gradients", floats(counts.trained), trained, ""});
-  plan.parts.push_back({"optimizer moments", 2 * floats((counts.trained + ranks - 1) / ranks),
-                        "2 x " + trained + (ranks > 1 ? fmt::format(" / {} ranks", ranks) : ""),
+  plan.parts.push_back({"optimizer moments", 2 * floats((counts.trained + ranks - 1) / ranks), "2 x " + trained + share,
                         ranks > 1 ? "" : "--zero1 with several ranks"});
-  if (options.ema) plan.parts.push_back({"moving averages", floats(counts.trained), trained, "no --ema-decay"});
+  if (options.ema)
+    plan.parts.push_back(
+        {"moving averages", floats((counts.trained + ranks - 1) / ranks), trained + share, "no --ema-decay"});
   if (options.bf16)
     plan.parts.push_back({"rounded weights", counts.rounded, millions(counts.trained) + " x bfloat16", ""});
   plan.parts.push_back({"activations", counts.activations,

@@ -40,10 +40,11 @@ void RunLog::skipped(int64_t step, const std::string& module, double loss) {
   metrics_->append(Json{{"step", step}, {"skipped", module}, {"loss", loss}});
 }
 
-void RunLog::restored(int64_t step, double lr_factor) {
+void RunLog::restored(int64_t step, double lr_factor, const std::string& module, double loss) {
   metrics_.emplace(MetricsFile::resume(metrics_path(output_dir_), step));
   if (events_) events_ = std::make_unique<EventFile>(events_folder_, step);
-  metrics_->append(Json{{"step", step}, {"restored", true}, {"lr_factor", lr_factor}});
+  metrics_->append(
+      Json{{"step", step}, {"restored", true}, {"lr_factor", lr_factor}, {"skipped", module}, {"loss", loss}});
 }
 
 void RunLog::pictures(int64_t step, const std::string& folder, size_t count) {

@@ -22,7 +22,8 @@ class RunLog {
 
   void step(const StepReport& report);
   void skipped(int64_t step, const std::string& module, double loss);
-  void restored(int64_t step, double lr_factor);
+  // Lines of later steps are dropped, those that led to it among them: `module` and `loss` say why.
+  void restored(int64_t step, double lr_factor, const std::string& module, double loss);
   // The PNG files that validation wrote.
   void pictures(int64_t step, const std::string& folder, size_t count);
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 
@@ -117,6 +118,12 @@ void open_transformer(Stage2Setup& setup, const Stage2Options& o) {
   setup.pretrained = models::open_model(folder, "RAEDiT2DModel", {});
   setup.model = models::parse_rae_dit_config(setup.pretrained->config, setup.pretrained->where);
   check_pretrained_fits(setup, folder);
+  RAEDIT_CHECK(!o.num_classes || *o.num_classes <= setup.model.num_classes,
+               {.code = ErrorCode::invalid_argument,
+                .what = "the pretrained transformer has fewer classes",
+                .where = "--num-classes",
+                .found = fmt::to_string(o.num_classes.value_or(0)),
+                .expected = fmt::format("at most {}, or nothing", setup.model.num_classes)});
   if (const auto scheduler = scheduler_beside(root, folder))
     setup.scheduler = FlowMatchEulerDiscreteScheduler::from_pretrained(*scheduler);
 }
@@ -145,11 +152,41 @@ void number_by_order(Stage2Setup& setup, const Stage2Options& o) {
                 .expected = fmt::format("at most {} ({})", setup.model.num_classes,
                                         setup.pretrained ? "of the pretrained transformer" : "--num-classes")});
   for (int64_t id = 0; id < found; ++id) setup.class_ids.push_back(id);
+  for (const int64_t label : o.validation_class_label)
+    RAEDIT_CHECK(label < found, {.code = ErrorCode::invalid_argument,
+                                 .what = "there is no such class",
+                                 .where = "--validation-class-label",
+                                 .found = fmt::to_string(label),
+                                 .expected = fmt::format("0 to {}", found - 1)});
 }
 
-void number_by_name(Stage2Setup& setup, const std::map<int64_t, std::string>& names) {
+std::map<std::string, int64_t> ids_by_name(const std::map<int64_t, std::string>& names, int64_t num_classes,
+                                           const std::string& where) {
   std::map<std::string, int64_t> ids;
-  for (const auto& [id, name] : names) ids.emplace(name, id);
+  for (const auto& [id, name] : names) {
+    RAEDIT_CHECK(id >= 0 && id < num_classes && ids.emplace(name, id).second,
+                 {.code = ErrorCode::format,
+                  .what = "the model's names do not number its classes",
+                  .where = where,
+                  .found = fmt::format("{}: '{}'", id, name),
+                  .expected = fmt::format("every name once, ids below {}", num_classes),
+                  .hint = "--class-ids by-order takes the data's own order"});
+  }
+  return ids;
+}
+
+void number_by_name(Stage2Setup& setup, const Stage2Options& o, const std::map<int64_t, std::string>& names) {
+  const auto ids = ids_by_name(names, setup.model.num_classes, o.pretrained_transformer_model_name_or_path);
+  const auto& classes = setup.pictures->classes();
+  RAEDIT_CHECK(
+      o.class_ids == "by-name" ||
+          std::any_of(classes.begin(), classes.end(), [&](const auto& name) { return ids.contains(name); }),
+      {.code = ErrorCode::invalid_argument,
+       .what = "none of the data's classes has a name that the model knows",
+       .where = o.train_data_dir,
+       .found = classes.front() + (classes.size() > 1 ? ", ..." : ""),
+       .expected = ids.begin()->first + ", ...",
+       .hint = "--class-ids by-name adds them behind the model's classes, by-order takes ids 0, 1, ... for them"});
   std::vector<std::string> added;
   for (const std::string& name : setup.pictures->classes()) {
     const auto known = ids.find(name);
@@ -174,7 +211,7 @@ void number_classes(Stage2Setup& setup, const Stage2Options& o) {
   if (o.class_ids == "by-order" || names.empty())
     number_by_order(setup, o);
   else
-    number_by_name(setup, names);
+    number_by_name(setup, o, names);
   setup.id2label = names;
   for (size_t i = 0; i < setup.class_ids.size(); ++i) setup.id2label[setup.class_ids[i]] = setup.pictures->classes()[i];
 }

@@ -1,5 +1,6 @@
 #include "train/stage2_step.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/check.h"
@@ -98,9 +99,19 @@ Stage2StepResult Stage2Step::result_of(const Optimizer::Result& taken) const {
   const std::vector<Tensor>& gradients = optimizer_->gradients();
   Stage2StepResult result{taken.loss, taken.grad_norm, ""};
   if (taken.finite) return result;
-  for (size_t i = 0; i < gradients.size() && result.not_finite.empty(); ++i)
-    if (!std::isfinite(kernels_.sum_of_squares(gradients[i]))) result.not_finite = names_[i];
-  if (result.not_finite.empty()) result.not_finite = "loss";
+  const auto first_of = [&](auto begin, auto end) {
+    return std::find_if(begin, end, [&](const Tensor& t) { return !std::isfinite(kernels_.sum_of_squares(t)); });
+  };
+  const std::vector<Tensor>& values = parameters();
+  if (const auto value = first_of(values.begin(), values.end()); value != values.end())
+    result.not_finite = names_[static_cast<size_t>(value - values.begin())];
+  else if (!std::isfinite(taken.loss))
+    result.not_finite = "loss";
+  // Going back, what is not finite spreads to all that came before: it began in the last of the list.
+  else if (const auto gradient = first_of(gradients.rbegin(), gradients.rend()); gradient != gradients.rend())
+    result.not_finite = names_[static_cast<size_t>(gradients.rend() - gradient) - 1];
+  else
+    result.not_finite = "gradient norm";
   return result;
 }
 

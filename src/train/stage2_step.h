@@ -45,7 +45,8 @@ struct Stage2StepOptions {
 struct Stage2StepResult {
   double loss = 0;       // of the whole batch
   double grad_norm = 0;  // before clipping
-  // The first parameter whose gradient is not finite. The step was skipped then: nothing has changed.
+  // Where a number that is not finite came up: a parameter, "loss", or the parameter whose gradient has it first on the
+  // way back. The step was skipped then: nothing has changed.
   std::string not_finite;
 };
 

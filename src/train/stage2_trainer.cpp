@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <random>
+#include <set>
+#include <sstream>
 
 #include "core/check.h"
 #include "core/text.h"
@@ -12,6 +15,7 @@
 #include "train/checkpoints.h"
 #include "train/memory_plan.h"
 #include "train/run_log.h"
+#include "train/run_state.h"
 #include "train/stage2_export.h"
 #include "train/stage2_setup.h"
 #include "train/training_batches.h"
@@ -22,57 +26,9 @@ namespace raedit::train {
 namespace fs = std::filesystem;
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
 std::string in(const std::string& folder, const std::string& name) {
   return (fs::path(folder) / name).string();
 }
-
-// Where a run stands, beside the model itself: what trainer_state.json keeps.
-struct RunState {
-  uint64_t seed = 0;
-  int64_t position = 0;  // in the stream of samples; steps that were skipped or taken back have used theirs up, too
-  double lr_factor = 1;  // below 1 after a restore
-  int64_t bad_steps = 0, restores = 0;
-
-  Json json() const {
-    return {{"seed", seed},
-            {"position", position},
-            {"lr_factor", lr_factor},
-            {"bad_steps", bad_steps},
-            {"restores", restores}};
-  }
-  static RunState read(const Json& json, const std::string& where) {
-    JsonReader reader(json, where);
-    RunState state;
-    const Json* seed = reader.raw("seed");
-    if (seed == nullptr || !seed->is_number_unsigned()) reader.fail("seed", "a whole number");
-    state.seed = seed->get<uint64_t>();
-    state.position = reader.int64("position");
-    state.lr_factor = reader.number("lr_factor");
-    state.bad_steps = reader.int64("bad_steps");
-    state.restores = reader.int64("restores");
-    if (state.position < 0) reader.fail("position", "0 or more");
-    return state;
-  }
-};
-
-// Means over the steps since the last report.
-struct Meter {
-  double loss = 0, grad_norm = 0;
-  int64_t steps = 0;
-  Clock::time_point since = Clock::now();
-
-  void add(const Stage2StepResult& result) {
-    loss += result.loss;
-    grad_norm += result.grad_norm;
-    ++steps;
-  }
-};
 
 class Run {
  public:
@@ -87,13 +43,15 @@ class Run {
   TrainingResult run() {
     find_start();
     check_memory();
-    announce();
+    announce_data();
     open_latents();
-    if (cancel_.cancelled()) return interrupted_before_steps();
+    if (ranks_.any(cancel_.cancelled())) return interrupted_before_steps();
     make_model();
+    announce_run();
     begin_logs();
-    train();
+    train_and_save_what_fails();
     if (result_.interrupted) {
+      if (meter_.steps > 0) report(step_->steps());
       if (step_->steps() > 0) save_checkpoint();
     } else {
       export_result();
@@ -113,22 +71,51 @@ class Run {
 
   void find_start() {
     const std::string& dir = options_.output_dir;
-    if (!options_.resume_from_checkpoint.empty()) {
-      resumed_ = find_checkpoint(dir, options_.resume_from_checkpoint);
-      if (!resumed_) note("no checkpoint in " + dir + " yet: a new run begins");
-    } else if (const auto there = list_checkpoints(dir); !there.empty()) {
-      raise({.code = ErrorCode::invalid_argument,
-             .what = "there are checkpoints of another run",
-             .where = "--output-dir",
-             .found = there.back().path,
-             .hint = "go on with --resume latest, or choose another folder"});
-    }
     if (first()) {
+      if (options_.resume_from_checkpoint.empty())
+        refuse_another_run();
+      else
+        find_first_ranks_checkpoint();
       create_directories(dir);
       remove_leftovers(dir);
     }
+    spread_checkpoint();
     state_.seed = first_ranks_seed();
-    ranks_.barrier();
+  }
+
+  void refuse_another_run() const {
+    const std::vector<CheckpointFolder> there = list_checkpoints(options_.output_dir);
+    const std::string metrics = in(options_.output_dir, "metrics.jsonl");
+    RAEDIT_CHECK(there.empty() && !is_file(metrics), {.code = ErrorCode::invalid_argument,
+                                                      .what = "there is another run",
+                                                      .where = "--output-dir",
+                                                      .found = there.empty() ? metrics : there.back().path,
+                                                      .hint = "go on with --resume latest, or choose another folder"});
+  }
+
+  void find_first_ranks_checkpoint() {
+    resumed_ = find_checkpoint(options_.output_dir, options_.resume_from_checkpoint);
+    if (!resumed_) return note("no checkpoint in " + options_.output_dir + " yet: a new run begins");
+    // They would be taken for later states of this run.
+    std::error_code error;
+    for (const CheckpointFolder& other : list_checkpoints(options_.output_dir))
+      RAEDIT_CHECK(other.step < resumed_->step || fs::equivalent(other.path, resumed_->path, error),
+                   {.code = ErrorCode::invalid_argument,
+                    .what = "--output-dir has a later checkpoint than the one to go on from",
+                    .where = resumed_->path,
+                    .found = other.path,
+                    .hint = "go on from 'latest', move the later ones away, or choose another --output-dir"});
+  }
+
+  // All ranks go on from the first one's.
+  void spread_checkpoint() {
+    const std::string path = ranks_.broadcast(resumed_ ? resumed_->path : std::string(), 0);
+    const bool seen = path.empty() || is_file(in(path, "trainer_state.json"));
+    RAEDIT_CHECK(!ranks_.any(!seen), {.code = ErrorCode::not_found,
+                                      .what = "not every rank sees the checkpoint of the first",
+                                      .where = path,
+                                      .hint = "--output-dir must be on a file system that all ranks share"});
+    if (!path.empty()) resumed_ = find_checkpoint(options_.output_dir, path);
   }
 
   uint64_t first_ranks_seed() {
@@ -151,10 +138,14 @@ class Run {
           fmt::format("memory of a step: {} planned, {} available", human_bytes(plan.total()), human_bytes(available)));
   }
 
-  void announce() {
+  void announce_data() {
     for (const std::string& line : setup_.notes) note(line);
     note(fmt::format("{} pictures in {} classes, latents {}", setup_.pictures->size(),
                      setup_.pictures->classes().size(), setup_.latent_shape.str()));
+  }
+
+  // What a checkpoint may have said otherwise: the seed and the scheduler.
+  void announce_run() {
     note(fmt::format("{} steps of {} pictures ({} x {} x {}: batch, accumulation, ranks), {:.1f} epochs, seed {}",
                      setup_.max_train_steps, setup_.cut.global_batch(), setup_.cut.batch, setup_.cut.accumulation,
                      setup_.cut.ranks, static_cast<double>(setup_.max_train_steps) / setup_.steps_per_epoch(),
@@ -181,10 +172,17 @@ class Run {
       return;
     }
     const LatentCacheKey key = latent_cache_key(setup_.vae_folder, *setup_.pictures, setup_.transform, setup_.dtype);
-    bool finished = LatentCache::exists(options_.cache_latents);
-    if (!ranks_.any(!finished)) finished = true;
-    if (!finished) build_cache(key);
+    if (ranks_.any(!LatentCache::exists(options_.cache_latents))) build_cache(key);
     source_.cache = std::make_shared<const LatentCache>(LatentCache::open(options_.cache_latents, key));
+    const std::vector<std::string>& broken = source_.cache->broken();
+    RAEDIT_CHECK(broken.empty() || options_.skip_broken,
+                 {.code = ErrorCode::format,
+                  .what = "the latent cache was made without pictures that cannot be read",
+                  .where = options_.cache_latents,
+                  .found = fmt::format("{}: {}", broken.size(), broken.empty() ? "" : broken.front()),
+                  .hint = "--skip-broken goes on without them"});
+    if (!broken.empty()) note(fmt::format("{} pictures were skipped, the first {}", broken.size(), broken.front()));
+    result_.broken_pictures = static_cast<int64_t>(broken.size());
   }
 
   void build_cache(const LatentCacheKey& key) {
@@ -239,7 +237,7 @@ class Run {
                        setup_.model.class_dropout_prob);
     plan_.emplace(setup_.pictures->size(), state_.seed);
     batches_ = std::make_unique<TrainingBatches>(*plan_, *objective_, setup_.cut, state_.position, setup_.latent_shape,
-                                                 setup_.model.num_classes, source_, cancel_);
+                                                 setup_.model.num_classes, source_);
   }
 
   // With its buffers, which a step does not restore.
@@ -265,18 +263,16 @@ class Run {
                                              .where = where,
                                              .expected = "a \"trainer\" object"});
     state_ = RunState::read(state.at("trainer"), where);
+    check_data(state.at("trainer"), where);
     if (is_file(in(folder, "scheduler/scheduler_config.json")))
       setup_.scheduler = FlowMatchEulerDiscreteScheduler::from_pretrained(in(folder, "scheduler"));
-    last_good_ = folder;
+    last_good_ = result_.checkpoint = folder;
     note(fmt::format("goes on behind step {} of {}", step_->steps(), folder));
   }
 
   void begin_logs() {
     if (!first()) return;
-    Json names = Json::object();
-    for (size_t i = 0; i < setup_.pictures->classes().size(); ++i)
-      names[std::to_string(setup_.class_ids[i])] = setup_.pictures->classes()[i];
-    write_file(in(options_.output_dir, "id2label.json"), names.dump(2) + "\n");
+    write_file(in(options_.output_dir, "id2label.json"), class_json().dump(2) + "\n");
     const std::string events =
         options_.report_to == "tensorboard" ? in(options_.output_dir, options_.logging_dir) : std::string();
     std::optional<int64_t> resume_step;
@@ -284,7 +280,52 @@ class Run {
     log_.emplace(options_.output_dir, events, resume_step);
   }
 
+  // Ids that mean other classes would be learnt wrong; other pictures only come in another order.
+  void check_data(const Json& state, const std::string& where) {
+    const Json& classes = state.at("classes");
+    RAEDIT_CHECK(classes == class_json(), {.code = ErrorCode::invalid_argument,
+                                           .what = "the data have other classes than those that were trained on",
+                                           .where = where,
+                                           .found = class_json().dump(),
+                                           .expected = classes.dump()});
+    if (state.at("pictures") != setup_.pictures->size())
+      note(fmt::format("there are {} pictures now, and were {}: what comes is another shuffle", setup_.pictures->size(),
+                       state.at("pictures").dump()));
+  }
+
+  Json class_json() const {
+    Json names = Json::object();
+    for (size_t i = 0; i < setup_.class_ids.size(); ++i)
+      names[std::to_string(setup_.class_ids[i])] = setup_.pictures->classes()[i];
+    return names;
+  }
+
+  Json state_json() const {
+    Json json = state_.json();
+    json["pictures"] = setup_.pictures->size();
+    json["classes"] = class_json();
+    return json;
+  }
+
   // ---- steps
+
+  // A picture that cannot be read, or a full disk for validation, must not cost the steps that were taken.
+  void train_and_save_what_fails() {
+    try {
+      train();
+    } catch (const Error&) {
+      if (ranks_.size() == 1 && step_->steps() > 0) try_to_save();
+      throw;
+    }
+  }
+
+  void try_to_save() noexcept {
+    try {
+      save_checkpoint();
+      if (!last_good_.empty()) note("what was reached is in " + last_good_);
+    } catch (const std::exception&) {  // what failed first is told
+    }
+  }
 
   void train() {
     if (step_->steps() >= setup_.max_train_steps)
@@ -326,7 +367,7 @@ class Run {
   void report(int64_t step) {
     if (first()) {
       const auto steps = static_cast<double>(meter_.steps);
-      const double seconds = seconds_since(meter_.since);
+      const double seconds = meter_.seconds();
       StepReport report;
       report.step = step;
       report.max_train_steps = setup_.max_train_steps;
@@ -339,15 +380,23 @@ class Run {
       report.bad_steps = state_.bad_steps;
       log_->step(report);
       observer_.step(report);
-      tell_broken();
     }
+    tell_broken();
     meter_ = {};
   }
 
+  // Of all ranks. Two of them may meet the same picture.
   void tell_broken() {
+    if (source_.cache) return;
     const std::vector<std::string> broken = batches_->broken();
-    for (; told_broken_ < broken.size(); ++told_broken_) note("skipped " + broken[told_broken_]);
-    result_.broken_pictures = static_cast<int64_t>(broken.size());
+    std::string fresh;
+    for (; told_broken_ < broken.size(); ++told_broken_) fresh += broken[told_broken_] + "\n";
+    for (int rank = 0; rank < ranks_.size(); ++rank) {
+      std::istringstream lines(ranks_.broadcast(fresh, rank));
+      for (std::string line; std::getline(lines, line);)
+        if (broken_.insert(line).second) note("skipped " + line);
+    }
+    result_.broken_pictures = static_cast<int64_t>(broken_.size());
   }
 
   // ---- guard
@@ -371,18 +420,18 @@ class Run {
       why.hint = fmt::format("the last good state is {}; go on from it with a lower --learning-rate", last_good_);
       raise(why);
     }
-    go_back();
+    go_back(result);
   }
 
   // To the last checkpoint, at a lower rate and with other data: the same ones might do the same again.
-  void go_back() {
+  void go_back(const Stage2StepResult& bad) {
     RunState state = state_;
     restore(last_good_);
     state.lr_factor *= options_.restore_lr_factor;
     ++state.restores;
     state_ = state;
     note(fmt::format("the learning rate is {} of what it was from here on", state_.lr_factor));
-    if (log_) log_->restored(step_->steps(), state_.lr_factor);
+    if (log_) log_->restored(step_->steps(), state_.lr_factor, bad.not_finite, bad.loss);
     meter_ = {};
   }
 
@@ -391,9 +440,11 @@ class Run {
   void save_checkpoint() {
     const int64_t step = step_->steps();
     const std::string folder = checkpoint_path(options_.output_dir, step);
-    if (folder == last_good_) return;
+    if (folder == last_good_) return save_state_alone(folder);
+    if (!weights_are_finite()) return note("nothing is saved: the weights are not finite");
+    const Meter::Clock::time_point begin = Meter::Clock::now();
     if (first()) observer_.phase("checkpoint", 0, 1);
-    step_->save(folder, Json{{"trainer", state_.json()}},
+    step_->save(folder, Json{{"trainer", state_json()}},
                 [this](const StagedFolder& staged) { setup_.scheduler.save_pretrained(staged.at("scheduler")); });
     last_good_ = result_.checkpoint = folder;
     if (first()) {
@@ -401,6 +452,24 @@ class Run {
       observer_.phase("checkpoint", 1, 1);
     }
     ranks_.barrier();
+    meter_.leave_out(begin);
+  }
+
+  // A step with finite gradients may still have left the range of its numbers; the next one will show it.
+  bool weights_are_finite() const {
+    const auto& values = step_->parameters();
+    return std::all_of(values.begin(), values.end(),
+                       [this](const Tensor& value) { return std::isfinite(ctx_.kernels().sum_of_squares(value)); });
+  }
+
+  // The model is that of the checkpoint, but the run went back to it since, or skipped steps.
+  void save_state_alone(const std::string& folder) const {
+    if (!first()) return;
+    const std::string path = in(folder, "trainer_state.json");
+    Json state = parse_json(read_file(path), path);
+    if (state.at("trainer") == state_json()) return;
+    state["trainer"] = state_json();
+    write_file(path, state.dump(2) + "\n");
   }
 
   // Averages where there are any. Of all ranks together.
@@ -409,6 +478,7 @@ class Run {
   }
 
   void validate(int64_t step) {
+    const Meter::Clock::time_point begin = Meter::Clock::now();
     const models::ModelSource weights = weights_to_show();
     if (first()) {
       observer_.phase("validation", 0, 1);
@@ -427,7 +497,7 @@ class Run {
       observer_.phase("validation", 1, 1);
     }
     ranks_.barrier();
-    meter_.since = Clock::now();
+    meter_.leave_out(begin);
   }
 
   void export_result() {
@@ -455,7 +525,8 @@ class Run {
   std::optional<RunLog> log_;
   Meter meter_;
   int64_t bad_in_a_row_ = 0;
-  size_t told_broken_ = 0;
+  size_t told_broken_ = 0;        // of this rank's
+  std::set<std::string> broken_;  // of all ranks
   TrainingResult result_;
 };
 

@@ -21,8 +21,7 @@ Shape with_batch(int64_t batch, const Shape& latent) {
 }  // namespace
 
 TrainingBatches::TrainingBatches(const SamplePlan& plan, const Objective& objective, const BatchCut& cut, int64_t start,
-                                 const Shape& latent_shape, int64_t null_class, const LatentSource& source,
-                                 const CancelToken& cancel)
+                                 const Shape& latent_shape, int64_t null_class, const LatentSource& source)
     : plan_(plan),
       objective_(objective),
       cut_(cut),
@@ -32,7 +31,7 @@ TrainingBatches::TrainingBatches(const SamplePlan& plan, const Objective& object
       source_(source) {
   if (!source_.cache)
     loader_ = std::make_unique<data::PictureLoader>(
-        source_.pictures, source_.transform, [this](int64_t k) { return requests(k); }, source_.loader, cancel);
+        source_.pictures, source_.transform, [this](int64_t k) { return requests(k); }, source_.loader);
   const int workers = std::min(source_.loader.workers, 4);
   ahead_ = std::make_unique<Ahead<Prepared>>(workers, workers + 1, [this](int64_t k) { return prepare(k); });
 }

@@ -35,9 +35,10 @@ struct LatentSource {
 
 class TrainingBatches {
  public:
-  // From stream position `start` on, which begins a step. `null_class` replaces dropped labels.
+  // From stream position `start` on, which begins a step. `null_class` replaces dropped labels. A run that is told to
+  // stop ends its step first, so nothing here listens.
   TrainingBatches(const SamplePlan& plan, const Objective& objective, const BatchCut& cut, int64_t start,
-                  const Shape& latent_shape, int64_t null_class, const LatentSource& source, const CancelToken& cancel);
+                  const Shape& latent_shape, int64_t null_class, const LatentSource& source);
 
   // Encodes on the device of `ctx`, if there is something to encode. Throws what reading the pictures threw.
   Stage2Batch next(Context& ctx);

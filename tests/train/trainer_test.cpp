@@ -365,8 +365,8 @@ TEST(TrainerRefuses, GuidanceWithoutANullClass) {
                      [&] { make_stage2_setup(o, 0, 1); });
   o.validation_guidance_scale = 1.0;
   EXPECT_NO_THROW(make_stage2_setup(o, 0, 1));
-  o.validation_class_label = {4};
-  test::expect_error(ErrorCode::invalid_argument, {"--validation-class-label", "found 4", "0 to 3"},
+  o.validation_class_label = {3};  // of the model's four, but the data have three
+  test::expect_error(ErrorCode::invalid_argument, {"--validation-class-label", "found 3", "0 to 2"},
                      [&] { make_stage2_setup(o, 0, 1); });
 }
 
@@ -375,7 +375,8 @@ TEST(TrainerRefuses, AFolderWithAnotherRun) {
   Stage2Options o = small_run(scratch, make_pictures(scratch));
   o.checkpointing_steps = 1;
   train(o);
-  test::expect_error(ErrorCode::invalid_argument, {"checkpoints of another run", "--resume latest"}, [&] { train(o); });
+  test::expect_error(ErrorCode::invalid_argument, {"there is another run", "checkpoint-2", "--resume latest"},
+                     [&] { train(o); });
 }
 
 TEST(TrainerRefuses, ABrokenPictureUnlessItMaySkipIt) {
@@ -384,8 +385,11 @@ TEST(TrainerRefuses, ABrokenPictureUnlessItMaySkipIt) {
   const std::string broken = o.train_data_dir + "/class-1/2.png";
   write_file(broken, slurp(broken).substr(0, 300));
   o.max_train_steps = 12;
-  test::expect_error(ErrorCode::format, {broken}, [&] { train(o); });
-  EXPECT_TRUE(list_checkpoints(o.output_dir).empty());
+  o.logging_steps = 1;
+  Watcher failing;
+  test::expect_error(ErrorCode::format, {broken}, [&] { train(o, failing); });
+  ASSERT_FALSE(failing.reports.empty());  // and the steps before it are not lost
+  EXPECT_EQ(find_checkpoint(o.output_dir, "latest")->step, failing.reports.back().step);
   o.skip_broken = true;
   o.output_dir = scratch / "skipping";
   Watcher watcher;
@@ -432,6 +436,17 @@ TEST(TrainerGuard, GoesBackAtALowerRate) {
   for (const std::string& name : set.names()) {
     for (const float value : set.tensor(name).to_vector<float>()) ASSERT_TRUE(std::isfinite(value)) << name;
   }
+}
+
+TEST(TrainerGuard, SavesNothingThatIsNotFinite) {
+  const ScratchFolder scratch;
+  Stage2Options o = exploding(scratch);
+  o.checkpointing_steps = 1;
+  o.restore_lr_factor = 1e-42;
+  Watcher watcher;
+  EXPECT_EQ(train(o, watcher).steps, 6);
+  EXPECT_NE(watcher.notes.find("nothing is saved: the weights are not finite"), std::string::npos) << watcher.notes;
+  EXPECT_NE(watcher.notes.find("goes on behind step 3"), std::string::npos) << watcher.notes;
 }
 
 TEST(TrainerGuard, GivesUpAndTheLastGoodStateStays) {
