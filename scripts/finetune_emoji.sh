@@ -20,7 +20,7 @@ for _ in {1..10}; do more+=(--more-train-data-dir "$new"); done
 build/release/bin/raedit train stage2 --pretrained-transformer-model-name-or-path models/emoji64 \
   --pretrained-rae-model-name-or-path models/emoji64 --train-data-dir data/emoji64/emoji64.tar "${more[@]}" \
   --center-crop --cache-latents "$output/latents" --output-dir "$output" --resume latest \
-  --mixed-precision bf16 --device "$device" --seed 0 --train-batch-size 32 --max-train-steps 1500 \
+  --mixed-precision bf16 --device "$device" --seed 0 --train-batch-size 32 --max-train-steps 1250 \
   --learning-rate 3e-4 --lr-scheduler cosine --lr-warmup-steps 50 --adam-beta2 0.95 --ema-decay 0.995 --ema-warmup \
   --logging-steps 25 --checkpointing-steps 250 --checkpoints-total-limit 2 --class-ids by-name
 

@@ -4,11 +4,10 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <vector>
 
+#include "core/own_library.h"
 #include "dist/launch.h"
 #include "dist/plugin.h"
 
@@ -34,41 +33,12 @@ class SingleRank final : public Communicator {
   void end_all(int) override {}
 };
 
-namespace fs = std::filesystem;
-
 constexpr const char* kLibrary = "libraedit_mpi.so";
-
-// The folders of the library that holds this code, if it is one, and of the program.
-std::vector<fs::path> own_folders() {
-  std::vector<fs::path> folders;
-  std::error_code error;
-  Dl_info info{};
-  if (::dladdr(reinterpret_cast<const void*>(&own_folders), &info) != 0 && info.dli_fname != nullptr) {
-    const fs::path file = fs::canonical(info.dli_fname, error);
-    if (!error) folders.push_back(file.parent_path());
-  }
-  const fs::path program = fs::read_symlink("/proc/self/exe", error);
-  if (!error) folders.push_back(program.parent_path());
-  return folders;
-}
-
-std::vector<std::string> candidates() {
-  if (const char* named = std::getenv("RAEDIT_MPI_LIBRARY"); named != nullptr && *named != '\0') return {named};
-  std::vector<std::string> files;
-  for (const fs::path& folder : own_folders()) {
-    for (const fs::path& place : {folder / kLibrary, folder.parent_path() / "lib" / kLibrary}) {
-      std::error_code error;
-      if (fs::exists(place, error)) files.push_back(place.string());
-    }
-  }
-  files.emplace_back(kLibrary);
-  return files;
-}
 
 // Never closed: MPI cannot be begun again.
 const Plugin& plugin() {
   std::string why;
-  for (const std::string& file : candidates()) {
+  for (const std::string& file : own_library_files(kLibrary, "RAEDIT_MPI_LIBRARY")) {
     // Global: MPI opens parts of itself that look for the rest of it.
     void* library = ::dlopen(file.c_str(), RTLD_NOW | RTLD_GLOBAL);
     if (library == nullptr) {

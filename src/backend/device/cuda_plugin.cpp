@@ -3,55 +3,25 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "backend/cuda/plugin.h"
+#include "core/own_library.h"
 
 namespace raedit {
 namespace {
 
-namespace fs = std::filesystem;
 using backend::cuda::refuse;
 
 constexpr const char* kLibrary = "libraedit_cuda.so";
-
-// The folders of the library that holds this code, if it is one, and of the program. A program's own name is what it
-// was called by, which may be no path at all.
-std::vector<fs::path> own_folders() {
-  std::vector<fs::path> folders;
-  std::error_code error;
-  Dl_info info{};
-  if (::dladdr(reinterpret_cast<const void*>(&own_folders), &info) != 0 && info.dli_fname != nullptr) {
-    const fs::path file = fs::canonical(info.dli_fname, error);
-    if (!error) folders.push_back(file.parent_path());
-  }
-  const fs::path program = fs::read_symlink("/proc/self/exe", error);
-  if (!error) folders.push_back(program.parent_path());
-  return folders;
-}
-
-std::vector<std::string> candidates() {
-  if (const char* named = std::getenv("RAEDIT_CUDA_LIBRARY"); named != nullptr && *named != '\0') return {named};
-  std::vector<std::string> files;
-  for (const fs::path& folder : own_folders()) {
-    for (const fs::path& place : {folder / kLibrary, folder.parent_path() / "lib" / kLibrary}) {
-      std::error_code error;
-      if (fs::exists(place, error)) files.push_back(place.string());
-    }
-  }
-  files.emplace_back(kLibrary);
-  return files;
-}
 
 // Never closed: kernels and tensors point into it.
 const backend::cuda::Plugin& plugin() {
   static const backend::cuda::Plugin* const found = [] {
     std::string why;
-    for (const std::string& file : candidates()) {
+    for (const std::string& file : own_library_files(kLibrary, "RAEDIT_CUDA_LIBRARY")) {
       void* library = ::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
       if (library == nullptr) {
         const char* error = ::dlerror();
