@@ -19,6 +19,7 @@
 
 #include "backend/cpu/gemm_tile-inl.h"
 #include "backend/cpu/simd_math-inl.h"
+#include "hwy/contrib/math/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace raedit::backend::cpu {
@@ -34,7 +35,7 @@ void softmax_row(float* HWY_RESTRICT row, int64_t n, int64_t padded, float scale
   const auto vscale = hn::Set(d, scale);
   const auto vmax = hn::Mul(hn::MaxOfLanes(d, largest), vscale);
   for (int64_t i = 0; i < padded; i += lanes)
-    hn::StoreU(exp(hn::Sub(hn::Mul(hn::LoadU(d, row + i), vscale), vmax)), d, row + i);
+    hn::StoreU(hn::Exp(d, hn::Sub(hn::Mul(hn::LoadU(d, row + i), vscale), vmax)), d, row + i);
   std::fill(row + n, row + padded, 0.0f);
   hn::Vec<TileTag> sums[kVectorsPerPanel];
   for (auto& s : sums) s = hn::Zero(d);
