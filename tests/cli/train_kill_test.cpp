@@ -8,10 +8,9 @@
 #include <filesystem>
 #include <random>
 
-#include "convert_cli.h"
 #include "io/hash.h"
-#include "io/png_codec.h"
 #include "io/safetensors.h"
+#include "train_cli.h"
 
 namespace raedit::cli_test {
 namespace {
@@ -20,66 +19,15 @@ namespace fs = std::filesystem;
 
 class TrainKilled : public CliTest {
  protected:
-  TrainKilled() {
-    std::mt19937 random(5);
-    for (const std::string name : {"cat", "dog"}) {
-      fs::create_directories(path("pictures/" + name));
-      for (int i = 0; i < 3; ++i) {
-        Image image{40, 36, std::vector<uint8_t>(40 * 36 * 3)};
-        for (uint8_t& byte : image.rgb) byte = static_cast<uint8_t>(random());
-        write_png_file(image, path("pictures/" + name + "/" + std::to_string(i) + ".png"), {});
-      }
-    }
-  }
+  TrainKilled() { make_pictures(path("pictures"), 3, 5); }
 
   Words words(const std::string& output_dir, int64_t steps) const {
-    return {"train",
-            "stage2",
-            "--train-data-dir",
-            path("pictures"),
-            "--pretrained-rae-model-name-or-path",
-            data_path("pipeline"),
-            "--center-crop",
-            "--random-flip",
-            "--encoder-hidden-size",
-            "32",
-            "--decoder-hidden-size",
-            "48",
-            "--encoder-num-layers",
-            "1",
-            "--decoder-num-layers",
-            "1",
-            "--encoder-num-attention-heads",
-            "4",
-            "--decoder-num-attention-heads",
-            "4",
-            "--train-batch-size",
-            "2",
-            "--gradient-accumulation-steps",
-            "2",
-            "--lr-scheduler",
-            "constant",
-            "--ema-decay",
-            "0.99",
-            "--mixed-precision",
-            "bf16",
-            "--cache-latents",
-            path("latents"),
-            "--seed",
-            "3",
-            "--threads",
-            "1",
-            "--checkpointing-steps",
-            "3",
-            "--checkpoints-total-limit",
-            "2",
-            "--resume",
-            "latest",
-            "--quiet",
-            "--max-train-steps",
-            std::to_string(steps),
-            "--output-dir",
-            path(output_dir)};
+    return small_training(path("pictures")) + Words{"--random-flip", "--quiet", "--resume", "latest"} +
+           Words{"--train-batch-size", "2", "--gradient-accumulation-steps", "2"} +
+           Words{"--lr-scheduler", "constant", "--ema-decay", "0.99", "--mixed-precision", "bf16"} +
+           Words{"--cache-latents", path("latents"), "--output-dir", path(output_dir)} +
+           Words{"--checkpointing-steps", "3", "--checkpoints-total-limit", "2"} +
+           Words{"--max-train-steps", std::to_string(steps)};
   }
 
   // Starts the program, and ends it without a warning after so many milliseconds. Whether it was still running.

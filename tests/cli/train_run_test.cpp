@@ -1,59 +1,19 @@
 // raedit train stage2, run: what is printed, where it stops, how it goes on. The tiny reference autoencoder and twelve
 // pictures of random colours.
 #include <filesystem>
-#include <random>
 
-#include "convert_cli.h"
-#include "io/png_codec.h"
+#include "train_cli.h"
 
 namespace raedit::cli_test {
 namespace {
 
 class TrainRun : public CliTest {
  protected:
-  TrainRun() {
-    std::mt19937 random(11);
-    for (const std::string name : {"cat", "dog"}) {
-      std::filesystem::create_directories(path("pictures/" + name));
-      for (int i = 0; i < 6; ++i) {
-        Image image{40, 36, std::vector<uint8_t>(40 * 36 * 3)};
-        for (uint8_t& byte : image.rgb) byte = static_cast<uint8_t>(random());
-        write_png_file(image, path("pictures/" + name + "/" + std::to_string(i) + ".png"), {});
-      }
-    }
-  }
+  TrainRun() { make_pictures(path("pictures"), 6, 11); }
 
   Words words(const Words& more) const {
-    return Words{"train",
-                 "stage2",
-                 "--train-data-dir",
-                 "pictures",
-                 "--pretrained-rae-model-name-or-path",
-                 data_path("pipeline"),
-                 "--center-crop",
-                 "--encoder-hidden-size",
-                 "32",
-                 "--decoder-hidden-size",
-                 "48",
-                 "--encoder-num-layers",
-                 "1",
-                 "--decoder-num-layers",
-                 "1",
-                 "--encoder-num-attention-heads",
-                 "4",
-                 "--decoder-num-attention-heads",
-                 "4",
-                 "--train-batch-size",
-                 "3",
-                 "--lr-warmup-steps",
-                 "2",
-                 "--threads",
-                 "1",
-                 "--seed",
-                 "3",
-                 "--output-dir",
-                 "run"} +
-           more;
+    return small_training("pictures") + Words{"--train-batch-size", "3", "--lr-warmup-steps", "2"} +
+           Words{"--output-dir", "run"} + more;
   }
 };
 

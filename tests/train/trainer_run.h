@@ -9,6 +9,7 @@
 #include "io/files.h"
 #include "io/io_test_util.h"
 #include "raedit/image.h"
+#include "train/picture_folder.h"
 #include "train/stage2_trainer.h"
 
 namespace raedit::train {
@@ -33,13 +34,6 @@ class Watcher final : public TrainObserver {
   CancelToken cancel;
 };
 
-inline Image noise_picture(unsigned seed, int width = 60, int height = 50) {
-  std::mt19937 engine(seed);
-  Image image{width, height, {}};
-  for (int i = 0; i < width * height * 3; ++i) image.rgb.push_back(static_cast<uint8_t>(engine() & 255));
-  return image;
-}
-
 // `classes` folders with `pictures` pictures each.
 template <class Scratch>
 std::string make_pictures(const Scratch& scratch, int classes = 3, int pictures = 4) {
@@ -48,7 +42,8 @@ std::string make_pictures(const Scratch& scratch, int classes = 3, int pictures 
   for (int c = 0; c < classes; ++c) {
     const std::string name = folder + "/class-" + std::to_string(c);
     create_directories(name);
-    for (int i = 0; i < pictures; ++i) save_png(noise_picture(seed++), name + "/" + std::to_string(i) + ".png");
+    for (int i = 0; i < pictures; ++i)
+      save_png(test::noise_image(60, 50, seed++), name + "/" + std::to_string(i) + ".png");
   }
   return folder;
 }

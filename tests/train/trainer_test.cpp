@@ -402,7 +402,7 @@ TEST(TrainerRefuses, ACacheOfOtherPictures) {
   Stage2Options o = small_run(scratch, make_pictures(scratch));
   o.cache_latents = scratch / "latents";
   train(o);
-  save_png(noise_picture(99), o.train_data_dir + "/class-0/new.png");
+  save_png(test::noise_image(60, 50, 99), o.train_data_dir + "/class-0/new.png");
   o.output_dir = scratch / "second";
   test::expect_error(ErrorCode::format, {"pictures"}, [&] { train(o); });
 }
