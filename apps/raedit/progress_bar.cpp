@@ -19,14 +19,6 @@ namespace {
 constexpr double kRedrawSeconds = 0.05;
 constexpr double kLineSeconds = 2;  // between lines on bytes: a small file deserves none
 
-int terminal_width() {
-  winsize size = {};
-  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
-  const char* columns = std::getenv("COLUMNS");
-  const int width = columns == nullptr ? 0 : std::atoi(columns);
-  return width > 0 ? width : 80;
-}
-
 double share_of(const BarState& s) {
   return s.total > 0 ? std::clamp(static_cast<double>(s.done) / static_cast<double>(s.total), 0.0, 1.0) : 1.0;
 }
@@ -45,6 +37,14 @@ std::string description(const BarState& s) {
 }
 
 }  // namespace
+
+int terminal_width() {
+  winsize size = {};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  const char* columns = std::getenv("COLUMNS");
+  const int width = columns == nullptr ? 0 : std::atoi(columns);
+  return width > 0 ? width : 80;
+}
 
 ProgressBar::Style ProgressBar::style_of_stderr(bool quiet) {
   if (quiet) return Style::none;

@@ -42,6 +42,9 @@ class ProgressBar {
   Stopwatch watch_;
 };
 
+// Columns of the terminal that stderr is: what it says, else COLUMNS, else 80.
+int terminal_width();
+
 // What there is to say of `done` steps out of `total`.
 struct BarState {
   std::string name;

@@ -1,7 +1,6 @@
 #include "train_progress.h"
 
 #include <fmt/format.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,11 +12,6 @@ namespace raedit::cli {
 namespace {
 
 constexpr int kMostCells = 40, kFewestCells = 5;
-
-int terminal_width() {
-  winsize size = {};
-  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
-}
 
 std::string left(const train::StepReport& r) {
   return r.step < r.max_train_steps ? human_seconds(r.seconds_left) + " left" : "done";
