@@ -1,6 +1,7 @@
 // Context: everything that changes while a model runs. Models are const; one model serves many Contexts at once.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -13,6 +14,9 @@ namespace raedit {
 
 class Arena;
 class Tape;
+namespace nn {
+struct Parameter;
+}
 namespace backend {
 class Kernels;
 }
@@ -67,6 +71,11 @@ class RAEDIT_API Context {
   // Null at inference: nothing is recorded. The tape is the caller's and must outlive its use here.
   Tape* tape() const;
   void set_tape(Tape* tape);
+
+  // Sees what meets a matrix of a model: the matrix as the model holds it, and the rows [...,K]. For calibration.
+  using InputObserver = std::function<void(const nn::Parameter& matrix, const Tensor& input)>;
+  const InputObserver& input_observer() const;
+  void set_input_observer(InputObserver observer);
 
   void report(const Progress& progress) const;
   // Throws Error(cancelled) once the token was used.

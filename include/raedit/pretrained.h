@@ -9,6 +9,10 @@
 
 namespace raedit {
 
+// int8: matrices of the blocks (attention, feed-forward, modulation) are 8-bit integers with one scale per output, and
+// the rows that meet them are rounded to 8 bits, too. Everything else stays in `dtype`. For inference on the processor.
+enum class Quantization { none, int8 };
+
 struct LoadOptions {
   // What matrix products read and activations are: float32 or bfloat16. Weights are converted once, while loading.
   // Norms, softmax and reductions are float32 either way, and so are the buffers (position tables, statistics).
@@ -17,6 +21,9 @@ struct LoadOptions {
   int threads = 0;  // that convert and pack weights; 0: as many as the process may use
   // diffusion_pytorch_model.VARIANT.safetensors
   std::string variant = {};
+  Quantization quantization = Quantization::none;
+  // A file that calibrate() wrote for this model, for less error in int8; empty: none.
+  std::string calibration = {};
 };
 
 struct SaveOptions {

@@ -151,6 +151,11 @@ class Kernels {
   // ---- linear algebra
   // weight: [N,K], any floating dtype, any strides. compute: float32 or bfloat16, the dtype linear() will see in x.
   virtual std::shared_ptr<const PackedMatrix> pack(const Tensor& weight, DType compute) const = 0;
+  // The same in 8-bit integers, one scale a row; its dtype is int8, and linear() rounds the rows of x, which is float32
+  // or bfloat16, to 8 bits as they come. input_max, optional: float32 [K], the largest magnitudes of the columns of x,
+  // which weight and x then share between them (SmoothQuant, Xiao et al., 2211.10438): x is divided by
+  // s = sqrt(input_max / max|weight|), weight multiplied. Throws Error(unsupported) where a device has no such product.
+  virtual std::shared_ptr<const PackedMatrix> pack_int8(const Tensor& weight, const Tensor& input_max) const;
   // out[M,N] = act(x[M,K] * weight^T + bias[N] float32). x of weight.dtype; out float32 or bfloat16.
   virtual void linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
                       const Tensor& out) const = 0;
@@ -267,6 +272,13 @@ class Kernels {
   virtual void rope_backward_into(const Tensor& dout, const Tensor& cos, const Tensor& sin, const Gradient& dx) const;
 };
 
+inline std::shared_ptr<const PackedMatrix> Kernels::pack_int8(const Tensor&, const Tensor&) const {
+  raise({.code = ErrorCode::unsupported,
+         .what = "this device has no products of 8-bit integers",
+         .where = description(),
+         .expected = "the processor",
+         .hint = "quantize on the cpu, or use bfloat16 here"});
+}
 inline void Kernels::norm_rope(const NormArgs&, const Tensor&, const Tensor&, const Tensor&) const {
   raise({.code = ErrorCode::internal, .what = "not a kernel of this device", .where = "norm_rope"});
 }

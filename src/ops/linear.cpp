@@ -19,7 +19,7 @@ void check(const Tensor& x, const Matrix& weight, const Tensor& bias) {
                 .where = "linear",
                 .found = x.shape().str(),
                 .expected = "a last dimension of " + std::to_string(shape[1]) + " for a weight of " + shape.str()});
-  RAEDIT_CHECK(weight.packed == nullptr || weight.packed->dtype == x.dtype(),
+  RAEDIT_CHECK(weight.packed == nullptr || weight.packed->dtype == x.dtype() || weight.packed->dtype == DType::int8,
                {.code = ErrorCode::invalid_argument,
                 .what = "input and weight have different types",
                 .where = "linear",

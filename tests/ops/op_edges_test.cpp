@@ -74,6 +74,23 @@ TEST_P(OpEdges, NanStaysInItsRow) {
   expect_nan_in_row_3(ops::attention(ctx_, q, k, k), "attention");
 }
 
+// What is not finite has no scale: its row is NaN, all of it, and no other.
+TEST_P(OpEdges, EightBitsOfWhatIsNotFinite) {
+  RAEDIT_CPU_ONLY("8-bit products are the processor's");
+  const Tensor w = random_normal({17, 70}, DType::float32, 2);
+  const ops::Matrix weight{Tensor(), ctx_.kernels().pack_int8(w, Tensor())};
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  for (const float value : {kInf, -kInf, std::numeric_limits<float>::quiet_NaN()}) {
+    for (const int64_t column : {0, 5, 69}) {
+      const Tensor x = random({7, 70});
+      x.select(0, 3).select(0, column).copy_from(Tensor::full({}, value));
+      const Tensor out = ops::linear(ctx_, x, weight);
+      for (int64_t row = 0; row < 7; ++row)
+        for (const double v : out.select(0, row).to_vector<double>()) EXPECT_EQ(std::isnan(v), row == 3);
+    }
+  }
+}
+
 TEST_P(OpEdges, ActivationsOfHugeNumbers) {
   const float inf = std::numeric_limits<float>::infinity();
   const Tensor x = Tensor::from(std::vector<float>{3e38f, inf, -3e38f, -1e30f}, {4}).to(GetParam());

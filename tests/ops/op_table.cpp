@@ -11,6 +11,7 @@ const std::vector<Op>& op_table() {
   static const std::vector<Op> table = [] {
     std::vector<Op> ops;
     add_linear_ops(ops);
+    add_int8_ops(ops);
     add_norm_ops(ops);
     add_attention_ops(ops);
     add_elementwise_ops(ops);

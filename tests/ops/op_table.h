@@ -78,6 +78,7 @@ struct Op {
 
 // Families, each in a file of its own.
 void add_linear_ops(std::vector<Op>& table);
+void add_int8_ops(std::vector<Op>& table);
 void add_norm_ops(std::vector<Op>& table);
 void add_attention_ops(std::vector<Op>& table);
 void add_elementwise_ops(std::vector<Op>& table);

@@ -59,6 +59,21 @@ TEST_P(RowInvariance, LinearOfTheOddHeadWidth) {
     expect_same(ops::linear(ctx_, x.slice(0, i, i + 1), weight), all.slice(0, i, i + 1), "row " + std::to_string(i));
 }
 
+TEST_P(RowInvariance, LinearInEightBits) {
+  for (const int64_t k : {17, 128, 1100}) {
+    for (const int64_t n : {5, 129}) {
+      const Tensor x = random({257, k}, 1);
+      const Tensor w = random_normal({n, k}, DType::float32, 2), bias = random_normal({n}, DType::float32, 3);
+      const ops::Matrix weight{Tensor(), ctx_.kernels().pack_int8(w, Tensor())};
+      const Tensor all = ops::linear(ctx_, x, weight, bias);
+      for (const int64_t m : {1, 5, 6, 7, 256})
+        for (const int64_t first : {int64_t{0}, int64_t{1}, 257 - m})
+          expect_same(ops::linear(ctx_, x.slice(0, first, first + m), weight, bias), all.slice(0, first, first + m),
+                      std::to_string(m) + " rows from " + std::to_string(first) + ", K " + std::to_string(k));
+    }
+  }
+}
+
 TEST_P(RowInvariance, AttentionOfOnePictureInABatch) {
   for (const int64_t tokens : {1, 5, 49, 65}) {
     for (const int64_t width : {12, 72}) {

@@ -61,6 +61,19 @@ TEST_P(Sentinel, Linear) {
       }
 }
 
+TEST_P(Sentinel, LinearInEightBits) {
+  RAEDIT_CPU_ONLY("8-bit products are the processor's");
+  for (const int64_t m : {1, 7, 13})
+    for (const int64_t n : {1, 17, 65})
+      for (const int64_t k : {1, 63, 72}) {
+        const Tensor x = random({m, k}), bias = random_float32({n}, 3);
+        const auto weight = kernels().pack_int8(random_normal({n, k}, DType::float32, 2), Tensor());
+        for (const DType out : {DType::float32, DType::bfloat16})
+          expect_inside("linear", {m, n}, out,
+                        [&](const Tensor& to) { kernels().linear(x, *weight, bias, Activation::none, to); });
+      }
+}
+
 TEST_P(Sentinel, Matmul) {
   for (const int64_t m : {1, 7, 65})
     for (const int64_t n : {1, 17, 72}) {

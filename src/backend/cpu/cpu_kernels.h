@@ -24,6 +24,7 @@ class CpuKernels final : public Kernels {
   double ceiling_flops(DType dtype) const override;
 
   std::shared_ptr<const PackedMatrix> pack(const Tensor& weight, DType compute) const override;
+  std::shared_ptr<const PackedMatrix> pack_int8(const Tensor& weight, const Tensor& input_max) const override;
   void linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
               const Tensor& out) const override;
   void matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate, DType compute) const override;
@@ -87,6 +88,8 @@ class CpuKernels final : public Kernels {
   std::shared_ptr<Storage> temporary_bytes(size_t bytes) const;
   Tensor temporary(const Shape& shape, DType dtype) const;
   Tensor even_rows(const Tensor& x) const;
+  // linear() without the activation, for a matrix of pack_int8().
+  void linear_int8(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, const Tensor& out) const;
   // out (+)= a * b of bfloat16 matrices, on the dot product.
   void multiply_halves(const Tensor& a, const Tensor& b, const Tensor& out, bool add) const;
 

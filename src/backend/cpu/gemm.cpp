@@ -197,9 +197,14 @@ Tensor CpuKernels::even_rows(const Tensor& x) const {
 
 void CpuKernels::linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
                         const Tensor& out) const {
-  const auto& w = static_cast<const CpuPackedMatrix&>(weight);
   const int64_t m = x.dim(0);
   if (m == 0) return;
+  if (weight.dtype == DType::int8) {
+    linear_int8(x, weight, bias, out);
+    if (act != Activation::none) activation(act, out, out);
+    return;
+  }
+  const auto& w = static_cast<const CpuPackedMatrix&>(weight);
   const float* b = bias.defined() ? bias.data<float>() : nullptr;
   if (w.dtype == DType::float32) {
     run(F32Source{x.data<float>(), x.stride(0)}, m, w, b, out, threads_);

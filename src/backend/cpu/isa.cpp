@@ -1,5 +1,5 @@
 // The instruction set in use, the cap RAEDIT_FORCE_ISA on it, and the processor features that Highway does not know.
-// Source of the feature bits: Intel SDM volume 2, CPUID leaf 7 sub-leaf 1.
+// Source of the feature bits: Intel SDM volume 2, CPUID leaf 7.
 #include "backend/cpu/isa.h"
 
 #include "backend/cpu/cpu_kernels.h"
@@ -93,6 +93,15 @@ bool has_avx512_bf16() {
     if (isa_name() != "avx512") return false;
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 5)) != 0;
+  }();
+  return present;
+}
+
+bool has_avx512_vnni() {
+  static const bool present = [] {
+    if (isa_name() != "avx512") return false;
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 11)) != 0;
   }();
   return present;
 }

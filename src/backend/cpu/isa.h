@@ -16,4 +16,7 @@ IsaCap isa_cap();
 // vdpbf16ps may be used: the processor has it, the system saves AVX-512 state, and the cap is avx512 or amx.
 bool has_avx512_bf16();
 
+// The same for vpdpbusd on 512 bits.
+bool has_avx512_vnni();
+
 }  // namespace raedit::backend::cpu

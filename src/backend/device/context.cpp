@@ -25,6 +25,7 @@ struct Context::State {
   std::unique_ptr<backend::Kernels> kernels;
   std::optional<Arena> arena;
   Tape* tape = nullptr;
+  InputObserver input_observer;
   std::map<std::string, std::shared_ptr<void>> kept;
 };
 
@@ -107,6 +108,12 @@ Tape* Context::tape() const {
 }
 void Context::set_tape(Tape* tape) {
   state_->tape = tape;
+}
+const Context::InputObserver& Context::input_observer() const {
+  return state_->input_observer;
+}
+void Context::set_input_observer(InputObserver observer) {
+  state_->input_observer = std::move(observer);
 }
 
 void Context::report(const Progress& progress) const {

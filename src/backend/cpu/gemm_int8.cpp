@@ -1,0 +1,172 @@
+// Packing for the 8-bit product, and who computes which tile of it.
+#include "backend/cpu/gemm_int8.h"
+
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "backend/cpu/cpu_kernels.h"
+#include "backend/cpu/rows.h"
+
+namespace raedit::backend::cpu {
+namespace {
+
+// Rows that a thread works on while the panels of a group stay in a second-level cache.
+constexpr int64_t kBlockRows = 264;
+constexpr uint8_t kShift = 0x80;
+
+// s = sqrt(max|x| / max|w|) of every column of w: both get half of the way (alpha 0.5 of 2211.10438). 1 where a column
+// is all zeros, or not finite.
+std::vector<float> smoothing(const Tensor& weight, const Tensor& input_max, int64_t depth, int threads) {
+  const int64_t n = weight.dim(0), k = weight.dim(1);
+  const auto size = static_cast<int64_t>(size_of(weight.dtype()));
+  std::vector<float> s(static_cast<size_t>(depth));
+  constexpr int64_t kColumns = 256;
+  parallel_for(threads, (k + kColumns - 1) / kColumns, n * k, [&](int64_t unit) {
+    const int64_t first = unit * kColumns;
+    column_maxima(weight.dtype(), weight.raw() + first * size, n, weight.stride(0), std::min(kColumns, k - first),
+                  s.data() + first);
+  });
+  const float* most = input_max.data<float>();
+  for (size_t i = 0; i < static_cast<size_t>(k); ++i) {
+    const float ratio = most[i] / s[i];
+    s[i] = ratio > 0.0f && std::isfinite(ratio) ? std::clamp(std::sqrt(ratio), 1e-4f, 1e4f) : 1.0f;
+  }
+  return s;
+}
+
+// Panel p from 16 rows of weights: quantized side by side, then interleaved.
+void pack_panel(const Tensor& weight, const float* smooth, Int8Matrix& packed, int64_t p, int8_t* rows) {
+  const int64_t depth = packed.depth(), first = p * kPanel;
+  const int64_t count = std::clamp<int64_t>(packed.n - first, 0, kPanel);
+  const auto size = static_cast<int64_t>(size_of(weight.dtype()));
+  std::fill(rows + count * depth, rows + kPanel * depth, int8_t{0});
+  for (int64_t i = 0; i < count; ++i) {
+    int8_t* row = rows + i * depth;
+    const auto at = static_cast<size_t>(first + i);
+    packed.scales[at] = quantize_row(weight.dtype(), weight.raw() + (first + i) * weight.stride(0) * size, smooth,
+                                     packed.k, depth, 0, row);
+    int32_t sum = 0;
+    for (int64_t k = 0; k < depth; ++k) sum += row[k];
+    packed.corrections[at] = -128 * sum;
+  }
+  auto* to = reinterpret_cast<int8_t*>(packed.panels->data()) + p * packed.panel_stride();
+  for (int64_t k = 0; k < depth; k += 4)
+    for (int64_t i = 0; i < kPanel; ++i) std::memcpy(to + k * kPanel + 4 * i, rows + i * depth + k, 4);
+}
+
+// One unit of work: a group of 64 columns and a run of rows.
+struct Product {
+  const Int8Matrix& w;
+  const int8_t* a;
+  const float* row_scales;
+  const float* bias;
+  const Tensor& out;
+  Int8Way way;
+
+  void multiply(int64_t group, int64_t first, int64_t rows) const {
+    const int64_t column = group * kTileColumns, columns = std::min(kTileColumns, w.n - column);
+    const int64_t stride = out.stride(0);
+    const auto size = static_cast<int64_t>(size_of(out.dtype()));
+    alignas(64) int32_t sums[kTileRows * kTileColumns] = {};
+    float* const c = reinterpret_cast<float*>(sums);
+    Int8Tile tile{};
+    tile.count = (columns + kPanel - 1) / kPanel;
+    tile.lda = w.depth();
+    tile.panels = w.data() + column * w.depth();
+    tile.panel_stride = w.panel_stride();
+    tile.depth = w.depth();
+    tile.start = w.corrections.data() + column;
+    tile.c = sums;
+    for (int64_t r = first; r < first + rows; r += kTileRows) {
+      tile.rows = std::min(kTileRows, first + rows - r);
+      tile.a = a + r * tile.lda;
+      way.tile(tile);
+      rescale_tile(sums, tile.rows, row_scales + r, w.scales.data() + column, c);
+      store_tile(c, tile.rows, columns, bias != nullptr ? bias + column : nullptr,
+                 out.raw() + (r * stride + column) * size, stride, out.dtype());
+    }
+  }
+};
+
+void multiply_all(const Product& product, int64_t m, int threads) {
+  const Int8Matrix& w = product.w;
+  const int64_t groups = (w.n + kTileColumns - 1) / kTileColumns;
+  // Blocks shrink until every thread has a few: the result does not depend on where the cuts are.
+  int64_t blocks = (m + kBlockRows - 1) / kBlockRows;
+  const int64_t most = (m + kTileRows - 1) / kTileRows;
+  while (threads > 1 && groups * blocks < 4 * threads && blocks < most) ++blocks;
+  const int64_t block_rows = round_up((m + blocks - 1) / blocks, kTileRows);
+  blocks = (m + block_rows - 1) / block_rows;
+  // Consecutive items share what is larger: rows of a, or columns that are streamed from memory once.
+  const bool rows_first = w.n * w.k <= (int64_t{1} << 21);
+  const int64_t items = groups * blocks;
+  const bool parallel = threads > 1 && items > 1;
+#pragma omp parallel for num_threads(static_cast <int>(std::min <int64_t>(threads, items))) \
+    schedule(dynamic, 1) if (parallel)
+  for (int64_t item = 0; item < items; ++item) {
+    const int64_t group = rows_first ? item % groups : item / blocks;
+    const int64_t row = (rows_first ? item / groups : item % blocks) * block_rows;
+    product.multiply(group, row, std::min(block_rows, m - row));
+  }
+}
+
+}  // namespace
+
+size_t Int8Matrix::nbytes() const {
+  return panels->bytes() + (scales.size() + divisors.size()) * sizeof(float) + corrections.size() * sizeof(int32_t);
+}
+
+std::shared_ptr<const PackedMatrix> CpuKernels::pack_int8(const Tensor& weight, const Tensor& input_max) const {
+  RAEDIT_CHECK(weight.dim(1) <= kMostInt8Depth, {.code = ErrorCode::unsupported,
+                                                 .what = "a matrix is too wide for sums of 8-bit products in 32 bits",
+                                                 .where = "pack_int8",
+                                                 .found = fmt::format("{} inputs", weight.dim(1)),
+                                                 .expected = fmt::format("at most {}", kMostInt8Depth),
+                                                 .hint = "load this model without quantization"});
+  const bool direct = weight.stride(1) == 1 && (weight.dtype() == DType::float32 || weight.dtype() == DType::bfloat16);
+  const Tensor rows = direct ? weight : weight.to(DType::float32).contiguous();
+  auto packed = std::make_shared<Int8Matrix>();
+  packed->n = rows.dim(0);
+  packed->k = rows.dim(1);
+  packed->dtype = DType::int8;
+  const int64_t columns = round_up(packed->n, kTileColumns), depth = packed->depth();
+  packed->panels = Storage::allocate(static_cast<size_t>(columns * depth));
+  packed->scales.assign(static_cast<size_t>(columns), 0.0f);
+  packed->corrections.assign(static_cast<size_t>(columns), 0);
+  std::vector<float> s;
+  if (input_max.defined()) {
+    s = smoothing(rows, input_max, depth, threads_);
+    packed->divisors.assign(s.size(), 0.0f);
+    std::transform(s.begin(), s.begin() + packed->k, packed->divisors.begin(), [](float v) { return 1.0f / v; });
+  }
+  // Made before the threads start: an exception must not leave a parallel region.
+  std::vector<int8_t> scratch(static_cast<size_t>(threads_ * kPanel * depth));
+  parallel_for(threads_, columns / kPanel, weight.numel(), [&](int64_t p) {
+    pack_panel(rows, s.empty() ? nullptr : s.data(), *packed, p,
+               scratch.data() + omp_get_thread_num() * kPanel * depth);
+  });
+  return packed;
+}
+
+void CpuKernels::linear_int8(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, const Tensor& out) const {
+  const auto& w = static_cast<const Int8Matrix&>(weight);
+  const int64_t m = x.dim(0), depth = w.depth();
+  if (m == 0 || w.n == 0) return;
+  const Int8Way way = int8_way();
+  const Tensor rows = temporary({m, depth}, DType::int8), scales = temporary({m}, DType::float32);
+  auto* const to = rows.data<int8_t>();
+  auto* const row_scales = scales.data<float>();
+  const float* factor = w.divisors.empty() ? nullptr : w.divisors.data();
+  const int64_t stride = x.stride(0) * static_cast<int64_t>(size_of(x.dtype()));
+  parallel_for(threads_, m, m * w.k, [&](int64_t i) {
+    row_scales[i] = quantize_row(x.dtype(), x.raw() + i * stride, factor, w.k, depth, way.shifted ? kShift : uint8_t{0},
+                                 to + i * depth);
+  });
+  multiply_all({w, to, row_scales, bias.defined() ? bias.data<float>() : nullptr, out, way}, m, threads_);
+}
+
+}  // namespace raedit::backend::cpu

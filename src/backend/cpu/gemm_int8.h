@@ -1,0 +1,75 @@
+// The 8-bit matrix product: weights are integers in [-127, 127] with one scale per output column, rows of x the same
+// with one scale per row, chosen as they come. Sums are exact int32, so they are the same on every instruction set;
+// then out = float(sum) * row scale * column scale + bias in float32, each step rounded.
+//
+// Packed layout: panels of 16 output columns, panel[k/4][16][4], K padded with zeros to a multiple of 64 and the
+// columns to a multiple of 64. Four neighbours in k stand together, so 4 k of a panel are one line of a cache: what
+// vpdpbusd reads, and a row of a B tile of AMX.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "backend/cpu/gemm.h"
+
+namespace raedit::backend::cpu {
+
+inline constexpr int64_t kInt8DepthStep = 64;
+// 255 * 127 * 16384 stays inside an int32.
+inline constexpr int64_t kMostInt8Depth = 16384;
+
+class Int8Matrix final : public PackedMatrix {
+ public:
+  std::shared_ptr<Storage> panels;
+  std::vector<float> scales;         // of the columns, padded with zeros
+  std::vector<int32_t> corrections;  // -128 * the sum of each column: what rows that are stored as x + 128 begin with
+  std::vector<float> divisors;       // 1 / s of SmoothQuant [depth()]; empty: none
+
+  int64_t depth() const { return round_up(k, kInt8DepthStep); }
+  int64_t panel_stride() const { return kPanel * depth(); }  // bytes
+  const int8_t* data() const { return reinterpret_cast<const int8_t*>(panels->data()); }
+  size_t nbytes() const override;
+};
+
+// ---- rows
+
+// One row in 8 bits: to[i] = x[i] * factor[i] * 127 / max|x * factor|, rounded half to even, for i < k, and 0 up to
+// `depth`; `flip` is xored on every byte (0x80 makes it x + 128). Returns the row's scale: 0 for a row of zeros (or of
+// nothing above 2^-100), NaN where a value is not finite. factor may be null; else it has `depth` values.
+float quantize_row(DType dtype, const std::byte* x, const float* factor, int64_t k, int64_t depth, uint8_t flip,
+                   int8_t* to);
+
+// largest[c] = max over the rows of |x[r][c]| for columns [0, columns) of rows that lie `stride` elements apart.
+void column_maxima(DType dtype, const std::byte* x, int64_t rows, int64_t stride, int64_t columns, float* largest);
+
+// c[r][i] = float(sums[r][i]) * row_scales[r] * scales[i], rows of 64. c may be the memory of sums.
+void rescale_tile(const int32_t* sums, int64_t rows, const float* row_scales, const float* scales, float* c);
+
+// ---- tiles
+
+// c[rows][64] = start + a[rows][depth] * panels, for up to 6 rows and 4 panels; columns of panels that are not there
+// are left alone.
+struct Int8Tile {
+  int64_t rows, count;
+  const int8_t* a;
+  int64_t lda;
+  const int8_t* panels;
+  int64_t panel_stride;
+  int64_t depth;         // a multiple of 64
+  const int32_t* start;  // [16 * count], for the tile that reads x + 128
+  int32_t* c;
+};
+
+void tile_int8_vnni(const Int8Tile& tile);  // a is x + 128, `start` the columns' corrections
+void tile_int8_avx2(const Int8Tile& tile);
+void tile_int8_plain(const Int8Tile& tile);
+
+// How this machine multiplies.
+struct Int8Way {
+  void (*tile)(const Int8Tile&);
+  bool shifted;  // rows are x + 128
+};
+Int8Way int8_way();
+
+}  // namespace raedit::backend::cpu
