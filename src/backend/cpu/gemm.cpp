@@ -77,27 +77,29 @@ struct Bf16WideSource {
   }
 };
 
+// Floats of a thread's sums and scratch: whole pages, so that each page belongs to the thread that touches it first.
 template <class Source>
-void run(const Source& source, int64_t m, const CpuPackedMatrix& w, const float* bias, const Tensor& out, int threads) {
+constexpr int64_t kWorkspace = (kMaxBlockRows * kTileColumns + Source::kScratch + 1023) / 1024 * 1024;
+
+template <class Source>
+void run(const Source& source, int64_t m, const CpuPackedMatrix& w, const float* bias, const Tensor& out,
+         float* workspace, int threads) {
   const Partition parts(m, w.n, threads);
   const int64_t out_stride = out.stride(0);
   const auto out_size = static_cast<int64_t>(size_of(out.dtype()));
   const int team = static_cast<int>(std::min<int64_t>(threads, parts.items()));
-  // Made before the threads start: an exception must not leave a parallel region.
-  const int64_t sums_size = parts.block_rows * kTileColumns;
-  std::vector<float> sums_of_all(static_cast<size_t>(team * sums_size));
-  std::vector<float> scratch_of_all(static_cast<size_t>(team * Source::kScratch));
 #pragma omp parallel num_threads(team)
   {
     const int64_t thread = omp_get_thread_num();
     const int64_t count = omp_get_num_threads();
-    float* sums = sums_of_all.data() + thread * sums_size;
-    float* scratch = scratch_of_all.data() + thread * Source::kScratch;
+    float* sums = workspace + thread * kWorkspace<Source>;
+    float* scratch = sums + kMaxBlockRows * kTileColumns;
     // Consecutive items share their columns, so a thread streams each panel from memory once.
     for (int64_t item = parts.items() * thread / count; item < parts.items() * (thread + 1) / count; ++item) {
       const int64_t group = item / parts.row_blocks;
       const int64_t row = item % parts.row_blocks * parts.block_rows;
       const int64_t rows = std::min(parts.block_rows, m - row);
+      if (w.k == 0) std::fill_n(sums, rows * kTileColumns, 0.0f);
       source.fill(w, group, row, rows, sums, scratch);
       const int64_t column = group * kTileColumns;
       store_tile(sums, rows, std::min(kTileColumns, w.n - column), bias ? bias + column : nullptr,
@@ -206,15 +208,21 @@ void CpuKernels::linear(const Tensor& x, const PackedMatrix& weight, const Tenso
   }
   const auto& w = static_cast<const CpuPackedMatrix&>(weight);
   const float* b = bias.defined() ? bias.data<float>() : nullptr;
+  const auto floats = [&](int64_t count) {
+    return temporary_bytes(static_cast<size_t>(threads_ * count) * sizeof(float));
+  };
   if (w.dtype == DType::float32) {
-    run(F32Source{x.data<float>(), x.stride(0)}, m, w, b, out, threads_);
+    const auto workspace = floats(kWorkspace<F32Source>);
+    run(F32Source{x.data<float>(), x.stride(0)}, m, w, b, out, reinterpret_cast<float*>(workspace->data()), threads_);
   } else if (has_avx512_bf16()) {
     const Tensor rows = even_rows(x);
     dot_product({reinterpret_cast<const uint16_t*>(rows.data<bfloat16>()), rows.stride(0), w.panels<uint16_t>(),
                  w.panel_stride(), m, w.n, w.k, b},
-                out, false, threads_);
+                out, false, temporary_bytes(dot_workspace(threads_))->data(), threads_);
   } else {
-    run(Bf16WideSource{x.data<bfloat16>(), x.stride(0)}, m, w, b, out, threads_);
+    const auto workspace = floats(kWorkspace<Bf16WideSource>);
+    run(Bf16WideSource{x.data<bfloat16>(), x.stride(0)}, m, w, b, out, reinterpret_cast<float*>(workspace->data()),
+        threads_);
   }
   if (act != Activation::none) activation(act, out, out);
 }
@@ -259,7 +267,7 @@ void CpuKernels::multiply_halves(const Tensor& a, const Tensor& b, const Tensor&
   });
   dot_product(
       {reinterpret_cast<const uint16_t*>(left.data<bfloat16>()), left.stride(0), to, panel_stride, m, n, k, nullptr},
-      out, add, threads_);
+      out, add, temporary_bytes(dot_workspace(threads_))->data(), threads_);
 }
 
 }  // namespace raedit::backend::cpu

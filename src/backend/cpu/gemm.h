@@ -90,8 +90,9 @@ struct DotProduct {
   int64_t m, n, k;
   const float* bias;
 };
-// out[m,n] = a * panels + bias, or added to a float32 out.
-void dot_product(const DotProduct& product, const Tensor& out, bool add, int threads);
+// out[m,n] = a * panels + bias, or added to a float32 out; with so many bytes of workspace.
+size_t dot_workspace(int threads);
+void dot_product(const DotProduct& product, const Tensor& out, bool add, std::byte* workspace, int threads);
 // out[n,k] float32 (+)= d[m,n]^T * x[m,k], with so many bytes of workspace.
 size_t transposed_workspace(int64_t n, int64_t k);
 void dot_transposed(const PairRows& d, const PairRows& x, int64_t m, const Tensor& out, bool add, std::byte* workspace,

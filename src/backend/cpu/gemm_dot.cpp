@@ -3,7 +3,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <vector>
 
 #include "backend/cpu/gemm.h"
 
@@ -14,6 +13,8 @@ constexpr int64_t kBlock = 2 * kBlockK;  // of what is summed over, for one chai
 // Panels of 64 columns this deep stay in a second-level cache while a block of rows goes by.
 constexpr int64_t kDeep = 4096;
 constexpr int64_t kBlockRows = 264;
+// Floats of a thread's sums: whole pages, so that each page belongs to the thread that touches it first.
+constexpr int64_t kSumsSize = (kBlockRows * kTileColumns + 1023) / 1024 * 1024;
 
 int64_t panels_of(int64_t columns) {
   return (columns + kPanel - 1) / kPanel;
@@ -29,12 +30,12 @@ void multiply_rows(const DotProduct& p, int64_t group, int64_t row, int64_t rows
   tile.panel_stride = p.panel_stride;
   tile.ldc = kTileColumns;
   int64_t deep = 0;
-  do {  // once even where there is nothing to sum
+  do {  // once even where there is nothing to sum: what is stored must have been written
     const int64_t end = std::min(deep + kDeep, p.k);
     for (int64_t r = 0; r < rows; r += kTileRows) {
       tile.rows = std::min(kTileRows, rows - r);
       tile.c = p.k <= kDeep ? sums : sums + r * kTileColumns;  // whole at once: in the first-level cache
-      for (int64_t k = deep; k < end; k += kBlock) {
+      for (int64_t k = deep; k < end || k == 0; k += kBlock) {
         tile.a = p.a + (row + r) * p.lda + k;
         tile.panels = p.panels + first_panel * p.panel_stride + k * kPanel;
         tile.depth = (std::min(kBlock, end - k) + 1) / 2;
@@ -49,7 +50,11 @@ void multiply_rows(const DotProduct& p, int64_t group, int64_t row, int64_t rows
 
 }  // namespace
 
-void dot_product(const DotProduct& p, const Tensor& out, bool add, int threads) {
+size_t dot_workspace(int threads) {
+  return static_cast<size_t>(threads * kSumsSize) * sizeof(float);
+}
+
+void dot_product(const DotProduct& p, const Tensor& out, bool add, std::byte* workspace, int threads) {
   if (p.m == 0 || p.n == 0) return;
   const int64_t groups = (p.n + kTileColumns - 1) / kTileColumns;
   // Blocks shrink until every thread has a few: the result does not depend on where the cuts are.
@@ -62,13 +67,12 @@ void dot_product(const DotProduct& p, const Tensor& out, bool add, int threads) 
   // Consecutive items share what is larger: rows of a, or columns that are streamed from memory once.
   const bool rows_first = p.n * p.k <= (int64_t{1} << 20);
   const int team = static_cast<int>(std::min<int64_t>(threads, items));
-  const int64_t sums_size = block_rows * kTileColumns;
-  std::vector<float> sums_of_all(static_cast<size_t>(team * sums_size));
+  auto* const sums_of_all = reinterpret_cast<float*>(workspace);
   const int64_t stride = out.stride(0);
   const auto size = static_cast<int64_t>(size_of(out.dtype()));
 #pragma omp parallel for num_threads(team) schedule(dynamic, 1)
   for (int64_t item = 0; item < items; ++item) {
-    float* sums = sums_of_all.data() + omp_get_thread_num() * sums_size;
+    float* sums = sums_of_all + omp_get_thread_num() * kSumsSize;
     const int64_t group = rows_first ? item % groups : item / blocks;
     const int64_t row = (rows_first ? item / groups : item % blocks) * block_rows;
     const int64_t column = group * kTileColumns;
