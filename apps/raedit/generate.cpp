@@ -56,6 +56,7 @@ struct Generation {
   std::optional<RAEDiT2DModel> guide;  // guides instead of the class that is none
   Tensor latents;                      // given noise; undefined when it is drawn from seeds
   std::vector<Picture> pictures;
+  int64_t encoder_passes = 0;  // of each picture
   PhaseSeconds seconds;
 };
 
@@ -181,6 +182,7 @@ RAEDiTPipelineArguments arguments_of(const Generation& g, int64_t first, int64_t
   arguments.guidance_start = o.guidance_start;
   arguments.guidance_end = o.guidance_end;
   arguments.num_inference_steps = o.steps;
+  arguments.encoder_reuse = encoder_reuse(o);
   if (g.latents.defined())
     arguments.latents = g.latents.slice(0, first, end);
   else
@@ -198,6 +200,7 @@ Results sample(Generation& g, const RAEDiTPipeline& pipeline, Context& ctx, int6
     const int64_t end = std::min(count, first + g.options.batch_size);
     const RAEDiTPipelineArguments arguments = arguments_of(g, first, end);
     RAEDiTPipelineOutput batch = pipeline(ctx, arguments);
+    g.encoder_passes = batch.encoder_passes;
     g.seconds.sample += batch.sample_seconds;
     g.seconds.decode += batch.decode_seconds;
     std::move(batch.pictures.begin(), batch.pictures.end(), std::back_inserter(results.images_8bit));
@@ -212,7 +215,8 @@ Results sample(Generation& g, const RAEDiTPipeline& pipeline, Context& ctx, int6
 RequestInfo request_info(const Generation& g) {
   const GenerateOptions& o = g.options;
   const std::string latents = o.latents.empty() ? "" : std::filesystem::path(o.latents).filename().string();
-  return {as_utf8(g.model.name), as_utf8(latents), o.steps, o.guidance, o.guidance_start, o.guidance_end, o.dtype};
+  return {as_utf8(g.model.name), as_utf8(latents), o.steps,         o.guidance,
+          o.guidance_start,      o.guidance_end,   o.encoder_reuse, o.dtype};
 }
 
 Json to_json(const Generation& g, const Context& ctx, const std::vector<std::string>& paths) {
@@ -235,6 +239,8 @@ Json to_json(const Generation& g, const Context& ctx, const std::vector<std::str
   json["guidance_by"] = g.guide ? "guide_transformer" : "null class";
   json["guidance_start"] = o.guidance_start;
   json["guidance_end"] = o.guidance_end;
+  json["encoder_reuse"] = o.encoder_reuse;
+  json["encoder_passes"] = g.encoder_passes;
   json["batch_size"] = o.batch_size;
   json["dtype"] = o.dtype;
   json["output_type"] = o.output_type;

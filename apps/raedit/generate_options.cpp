@@ -2,13 +2,43 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <optional>
+
 #include "core/check.h"
+#include "core/text.h"
 #include "values.h"
 
 namespace raedit::cli {
 namespace {
 
 constexpr int64_t kMostSteps = int64_t{1} << 24;
+
+// Nothing where it is neither a number nor a list of several.
+std::optional<EncoderReuse> parse_encoder_reuse(const std::string& text) {
+  EncoderReuse reuse;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t comma = std::min(text.find(',', begin), text.size());
+    const auto step = number_of<int64_t>(std::string_view(text).substr(begin, comma - begin));
+    if (!step || *step < 0) return std::nullopt;
+    reuse.steps.push_back(*step);
+    begin = comma + 1;
+  }
+  if (reuse.steps.size() > 1) return reuse;
+  reuse.every = reuse.steps.front();
+  reuse.steps.clear();
+  return reuse;
+}
+
+CLI::Validator encoder_schedule() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        const auto reuse = parse_encoder_reuse(text);
+        if (reuse && reuse->every >= 1) return std::string();
+        return fmt::format("must be a number from 1 on, or a list of steps such as 0,1,2,5 (found '{}')", text);
+      },
+      "");
+}
 
 void add_what(CLI::App& app, GenerateOptions& o) {
   add_model_options(app, o.model);
@@ -42,6 +72,11 @@ void add_sampling(CLI::App& app, GenerateOptions& o) {
   app.add_option("--guidance-end", o.guidance_end, "and up to this one (default 1, pure noise)")
       ->type_name("T")
       ->check(number(0, 1));
+  app.add_option("--encoder-reuse", o.encoder_reuse,
+                 "compute the encoder stream in every K-th step alone, or in a list of steps\n(0,1,2,5,9), and reuse "
+                 "its tokens in the others: faster, for other pictures\n(default 1: compute in every step)")
+      ->type_name("K|LIST")
+      ->check(encoder_schedule());
   app.add_option("--seed", o.seed, "picture k is drawn from seed N + k (default 0)")
       ->type_name("N")
       ->check(whole_number(0));
@@ -93,7 +128,13 @@ GivenOptions given_options(const CLI::App& app) {
           app.count("--guidance") > 0, app.count("--guidance-start") > 0, app.count("--guidance-end") > 0};
 }
 
+EncoderReuse encoder_reuse(const GenerateOptions& o) {
+  return parse_encoder_reuse(o.encoder_reuse).value_or(EncoderReuse{});
+}
+
 void check_generate_options(const GenerateOptions& o) {
+  // How many steps there are may be in a YAML that was not read yet; then the pipeline looks at the list.
+  encoder_reuse(o).check(o.given.steps ? o.steps : kMostSteps);
   RAEDIT_CHECK(o.guidance_start <= o.guidance_end,
                {.code = ErrorCode::invalid_argument,
                 .what = "the guidance interval is reversed",

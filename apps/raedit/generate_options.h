@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model_path.h"
+#include "raedit/rae_dit_pipeline.h"
 
 namespace raedit::cli {
 
@@ -29,6 +30,7 @@ struct GenerateOptions {
   std::string guide;
   double guidance_start = 0.0;
   double guidance_end = 1.0;
+  std::string encoder_reuse = "1";
   int64_t seed = 0;
   std::string latents;
   int64_t batch_size = 8;
@@ -46,6 +48,8 @@ struct GenerateOptions {
 
 void add_generate_options(CLI::App& app, GenerateOptions& options);
 GivenOptions given_options(const CLI::App& app);
+// --encoder-reuse as the pipeline takes it: "3", or "0,1,2,5,9".
+EncoderReuse encoder_reuse(const GenerateOptions& options);
 // What only several options together can get wrong. Throws Error(invalid_argument).
 void check_generate_options(const GenerateOptions& options);
 

@@ -56,6 +56,7 @@ PngText png_text(const RequestInfo& info, const std::vector<Picture>& pictures) 
   text.emplace_back("Steps", fmt::to_string(info.steps));
   text.emplace_back("Guidance", fmt::to_string(info.guidance));
   text.emplace_back("Guidance interval", fmt::format("{} to {}", info.guidance_start, info.guidance_end));
+  if (info.encoder_reuse != "1") text.emplace_back("Encoder reuse", info.encoder_reuse);
   text.emplace_back("DType", info.dtype);
   return text;
 }

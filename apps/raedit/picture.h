@@ -24,6 +24,7 @@ struct RequestInfo {
   double guidance = 1;
   double guidance_start = 0;
   double guidance_end = 1;
+  std::string encoder_reuse = "1";
   std::string dtype;
 };
 

@@ -23,6 +23,17 @@ enum class OutputType {
   pil,     // 8-bit pictures (and `images` too)
 };
 
+// In which steps of sampling the encoder stream of the transformer is computed; the other steps take its tokens from
+// the last one that did, and add their own time (encoder sharing, Wang et al., 2504.05741). Steps count from 0.
+struct EncoderReuse {
+  int64_t every = 1;                // every K-th step computes, the first one to begin with; 1 is no reuse
+  std::vector<int64_t> steps = {};  // these compute, and no others: ascending, 0 first
+
+  RAEDIT_API bool computes(int64_t step) const;
+  // Throws Error(invalid_argument) for what is no schedule of this many steps.
+  RAEDIT_API void check(int64_t num_inference_steps) const;
+};
+
 struct RAEDiTPipelineArguments {
   std::vector<int64_t> class_labels;
   double guidance_scale = 1.0;  // guidance above 1: classifier-free, or by guide_transformer
@@ -38,6 +49,8 @@ struct RAEDiTPipelineArguments {
   std::vector<Generator>* generators = nullptr;  // one per picture, or one for the whole batch; they advance
   Tensor latents = {};                           // [N,C,S,S] noise to start from, used as it is
   int64_t num_inference_steps = 50;
+  // Faster, for other pictures. A step whose guidance needs tokens that nobody made computes them, whatever this says.
+  EncoderReuse encoder_reuse = {};
   OutputType output_type = OutputType::pil;
 };
 
@@ -45,6 +58,7 @@ struct RAEDiTPipelineOutput {
   Tensor latents;               // [N,C,S,S] float32
   Tensor images;                // [N,3,S,S] float32 in [0,1]; undefined for OutputType::latent
   std::vector<Image> pictures;  // OutputType::pil
+  int64_t encoder_passes = 0;   // steps that computed the encoder stream
   double sample_seconds = 0;
   double decode_seconds = 0;
 };

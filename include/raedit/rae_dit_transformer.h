@@ -82,6 +82,14 @@ class RAEDIT_API RAEDiT2DModel {
   RAEDiTConditioning condition(Context& ctx, const Tensor& timestep, const Tensor& class_labels) const;
   Tensor forward(Context& ctx, const Tensor& hidden_states, const RAEDiTConditioning& conditioning) const;
 
+  // The two streams one by one, for tokens that serve several steps of sampling (encoder sharing, Wang et al.,
+  // 2504.05741): decoder_stream(ctx, x, encoder_stream(ctx, x, condition(ctx, t, y)), t) is forward(ctx, x, t, y).
+  // Tokens are [B,N,D] in dtype(), as the last encoder block leaves them: the time, the decoder's own, is not in them.
+  Tensor encoder_stream(Context& ctx, const Tensor& hidden_states, const RAEDiTConditioning& conditioning,
+                        const ForwardObserver& observe = {}) const;
+  Tensor decoder_stream(Context& ctx, const Tensor& hidden_states, const Tensor& tokens, const Tensor& timestep,
+                        const ForwardObserver& observe = {}) const;
+
  private:
   explicit RAEDiT2DModel(std::shared_ptr<const models::RaeDitTransformer> model) : model_(std::move(model)) {}
   std::shared_ptr<const models::RaeDitTransformer> model_;

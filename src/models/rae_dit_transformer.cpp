@@ -193,7 +193,7 @@ namespace {
 void check_shape(const char* name, const Tensor& t, const Shape& expected) {
   RAEDIT_CHECK(t.defined() && t.shape() == expected, {.code = ErrorCode::invalid_argument,
                                                       .what = std::string(name) + " has the wrong shape",
-                                                      .where = "RAEDiT2DModel::forward",
+                                                      .where = "RAEDiT2DModel",
                                                       .found = t.defined() ? t.shape().str() : "nothing",
                                                       .expected = expected.str()});
 }
@@ -212,12 +212,16 @@ void RaeDitTransformer::check_latents(const Tensor& hidden_states, const Tensor&
   check_shape("conditioning_hidden_states", conditioning_hidden_states, {batch, count, config.hidden_size[kEncoder]});
 }
 
+void RaeDitTransformer::check_conditioning(const Tensor& hidden_states, const RAEDiTConditioning& conditioning) const {
+  check_shape("conditioning.time", conditioning.time, {hidden_states.dim(0), config.hidden_size[kEncoder]});
+}
+
 void RaeDitTransformer::check_condition(int64_t batch, const Tensor& timestep, const Tensor& class_labels) const {
   check_shape("timestep", timestep, {batch});
   check_shape("class_labels", class_labels, {batch});
   RAEDIT_CHECK(class_labels.dtype() == DType::int64, {.code = ErrorCode::invalid_argument,
                                                       .what = "class_labels have the wrong type",
-                                                      .where = "RAEDiT2DModel::forward",
+                                                      .where = "RAEDiT2DModel",
                                                       .found = std::string(name_of(class_labels.dtype())),
                                                       .expected = "int64"});
   if (!class_labels.on_host()) return;  // whoever brought them to the device has looked at them
@@ -244,8 +248,8 @@ RAEDiTConditioning RaeDitTransformer::condition(Context& ctx, const Tensor& time
   return c;
 }
 
-Tensor RaeDitTransformer::encoder_stream(Context& ctx, const Tensor& latents, const RAEDiTConditioning& conditioning,
-                                         const ForwardObserver& observe) const {
+Tensor RaeDitTransformer::encode(Context& ctx, const Tensor& latents, const RAEDiTConditioning& conditioning,
+                                 const ForwardObserver& observe) const {
   Tensor s = s_embedder.forward(ctx, latents);
   if (config.use_pos_embed) s = ops::add(ctx, s, pos_embed.value);
   const nn::Rope* rope = enc_feat_rope ? &*enc_feat_rope : nullptr;
@@ -259,27 +263,19 @@ Tensor RaeDitTransformer::encoder_stream(Context& ctx, const Tensor& latents, co
                            [&block, s, modulation, rope](Context& c) { return block.forward(c, s, modulation, rope); });
     if (observe) observe(fmt::format("block.{}", i), s);
   }
-  // The class is not added again, only the time.
-  const Tensor& time = conditioning.time;
-  return ops::silu(ctx, ops::add(ctx, s, time.reshape({time.dim(0), 1, time.dim(1)})));
+  return s;
 }
 
-Tensor RaeDitTransformer::forward(Context& ctx, const Tensor& hidden_states, const Tensor& timestep,
-                                  const Tensor& class_labels, const Tensor& conditioning_hidden_states,
-                                  const ForwardObserver& observe) const {
-  check_latents(hidden_states, conditioning_hidden_states);
-  check_condition(hidden_states.dim(0), timestep, class_labels);
-  return forward(ctx, hidden_states, condition(ctx, timestep, class_labels), conditioning_hidden_states, observe);
+namespace {
+
+// What the decoder stream is conditioned on. The class is not added again, only the time.
+Tensor with_time(Context& ctx, const Tensor& tokens, const Tensor& time) {
+  return ops::silu(ctx, ops::add(ctx, tokens, time.reshape({time.dim(0), 1, time.dim(1)})));
 }
 
-Tensor RaeDitTransformer::forward(Context& ctx, const Tensor& hidden_states, const RAEDiTConditioning& conditioning,
-                                  const Tensor& conditioning_hidden_states, const ForwardObserver& observe) const {
-  check_latents(hidden_states, conditioning_hidden_states);
-  check_shape("conditioning.time", conditioning.time, {hidden_states.dim(0), config.hidden_size[kEncoder]});
-  const Tensor latents = ops::cast(ctx, hidden_states, dtype);
-  see(observe, "timestep_embedding", conditioning.time);
-  Tensor s = conditioning_hidden_states.defined() ? ops::cast(ctx, conditioning_hidden_states, dtype)
-                                                  : encoder_stream(ctx, latents, conditioning, observe);
+}  // namespace
+
+Tensor RaeDitTransformer::decode(Context& ctx, const Tensor& latents, Tensor s, const ForwardObserver& observe) const {
   see(observe, "conditioning_hidden_states", s);
   if (s_projector) s = s_projector->forward(ctx, s);
 
@@ -294,6 +290,45 @@ Tensor RaeDitTransformer::forward(Context& ctx, const Tensor& hidden_states, con
   }
   x = final_layer.forward(ctx, x, activated);
   return ops::unpatchify(ctx, x, side(config, kDecoder), side(config, kDecoder), config.patch_size[kDecoder]);
+}
+
+Tensor RaeDitTransformer::forward(Context& ctx, const Tensor& hidden_states, const Tensor& timestep,
+                                  const Tensor& class_labels, const Tensor& conditioning_hidden_states,
+                                  const ForwardObserver& observe) const {
+  check_latents(hidden_states, conditioning_hidden_states);
+  check_condition(hidden_states.dim(0), timestep, class_labels);
+  return forward(ctx, hidden_states, condition(ctx, timestep, class_labels), conditioning_hidden_states, observe);
+}
+
+Tensor RaeDitTransformer::forward(Context& ctx, const Tensor& hidden_states, const RAEDiTConditioning& conditioning,
+                                  const Tensor& conditioning_hidden_states, const ForwardObserver& observe) const {
+  check_latents(hidden_states, conditioning_hidden_states);
+  check_conditioning(hidden_states, conditioning);
+  const Tensor latents = ops::cast(ctx, hidden_states, dtype);
+  see(observe, "timestep_embedding", conditioning.time);
+  const Tensor s = conditioning_hidden_states.defined()
+                       ? ops::cast(ctx, conditioning_hidden_states, dtype)
+                       : with_time(ctx, encode(ctx, latents, conditioning, observe), conditioning.time);
+  return decode(ctx, latents, s, observe);
+}
+
+Tensor RaeDitTransformer::encoder_stream(Context& ctx, const Tensor& hidden_states,
+                                         const RAEDiTConditioning& conditioning, const ForwardObserver& observe) const {
+  check_latents(hidden_states, Tensor());
+  check_conditioning(hidden_states, conditioning);
+  return encode(ctx, ops::cast(ctx, hidden_states, dtype), conditioning, observe);
+}
+
+Tensor RaeDitTransformer::decoder_stream(Context& ctx, const Tensor& hidden_states, const Tensor& encoder_tokens,
+                                         const Tensor& timestep, const ForwardObserver& observe) const {
+  check_latents(hidden_states, Tensor());
+  const int64_t batch = hidden_states.dim(0);
+  check_shape("tokens", encoder_tokens, {batch, tokens(config, kEncoder), config.hidden_size[kEncoder]});
+  check_shape("timestep", timestep, {batch});
+  const Tensor time = t_embedder.forward(ctx, timestep.to(DType::float32), dtype);
+  see(observe, "timestep_embedding", time);
+  const Tensor s = with_time(ctx, ops::cast(ctx, encoder_tokens, dtype), time);
+  return decode(ctx, ops::cast(ctx, hidden_states, dtype), s, observe);
 }
 
 }  // namespace models
@@ -354,6 +389,18 @@ RAEDiTConditioning RAEDiT2DModel::condition(Context& ctx, const Tensor& timestep
 Tensor RAEDiT2DModel::forward(Context& ctx, const Tensor& hidden_states, const RAEDiTConditioning& conditioning) const {
   return guarded("RAEDiT2DModel::forward",
                  [&] { return model_->forward(ctx, hidden_states, conditioning, Tensor(), {}); });
+}
+
+Tensor RAEDiT2DModel::encoder_stream(Context& ctx, const Tensor& hidden_states, const RAEDiTConditioning& conditioning,
+                                     const ForwardObserver& observe) const {
+  return guarded("RAEDiT2DModel::encoder_stream",
+                 [&] { return model_->encoder_stream(ctx, hidden_states, conditioning, observe); });
+}
+
+Tensor RAEDiT2DModel::decoder_stream(Context& ctx, const Tensor& hidden_states, const Tensor& tokens,
+                                     const Tensor& timestep, const ForwardObserver& observe) const {
+  return guarded("RAEDiT2DModel::decoder_stream",
+                 [&] { return model_->decoder_stream(ctx, hidden_states, tokens, timestep, observe); });
 }
 
 RAEDiTConditioning RAEDiTConditioning::slice(int64_t begin, int64_t end) const {

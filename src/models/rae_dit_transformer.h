@@ -102,15 +102,22 @@ struct RaeDitTransformer {
                  const Tensor& conditioning_hidden_states, const ForwardObserver& observe) const;
   Tensor forward(Context& ctx, const Tensor& hidden_states, const Tensor& timestep, const Tensor& class_labels,
                  const Tensor& conditioning_hidden_states, const ForwardObserver& observe) const;
+  Tensor encoder_stream(Context& ctx, const Tensor& hidden_states, const RAEDiTConditioning& conditioning,
+                        const ForwardObserver& observe) const;
+  Tensor decoder_stream(Context& ctx, const Tensor& hidden_states, const Tensor& tokens, const Tensor& timestep,
+                        const ForwardObserver& observe) const;
 
   // Throws Error(invalid_argument) for what forward() does not take. Labels on a device were looked at before.
   void check_condition(int64_t batch, const Tensor& timestep, const Tensor& class_labels) const;
 
  private:
   void check_latents(const Tensor& hidden_states, const Tensor& conditioning_hidden_states) const;
-  // Condition tokens from the noisy latent: [B,C,S,S] -> [B,N,D].
-  Tensor encoder_stream(Context& ctx, const Tensor& latents, const RAEDiTConditioning& conditioning,
-                        const ForwardObserver& observe) const;
+  void check_conditioning(const Tensor& hidden_states, const RAEDiTConditioning& conditioning) const;
+  // Tokens from the noisy latent: [B,C,S,S] -> [B,N,D].
+  Tensor encode(Context& ctx, const Tensor& latents, const RAEDiTConditioning& conditioning,
+                const ForwardObserver& observe) const;
+  // Velocity from the noisy latent under condition tokens s [B,M,D].
+  Tensor decode(Context& ctx, const Tensor& latents, Tensor s, const ForwardObserver& observe) const;
 };
 
 // Maps tokens [B,M,D] of a square grid onto a grid of `count` tokens: nearest when the side grows by a whole factor,

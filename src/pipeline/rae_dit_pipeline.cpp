@@ -10,10 +10,9 @@
 #include "core/check.h"
 #include "core/guard.h"
 #include "core/text.h"
-#include "diffusion/guidance.h"
 #include "ops/elementwise.h"
-#include "ops/moving.h"
 #include "ops/replay.h"
+#include "pipeline/velocity_field.h"
 
 namespace raedit {
 namespace {
@@ -63,6 +62,7 @@ void check_arguments(const RAEDiTPipelineArguments& a, const RAEDiT2DModelConfig
                                             .what = "num_inference_steps is too small",
                                             .found = fmt::to_string(a.num_inference_steps),
                                             .expected = "1 or more"});
+  a.encoder_reuse.check(a.num_inference_steps);
   check_guidance(a, config);
   // The null class is not a class: asking for it is a mistake more often than a wish.
   for (const int64_t label : a.class_labels)
@@ -129,123 +129,10 @@ Tensor prepare_latents(const RAEDiTPipelineArguments& a, int64_t count, const RA
   return a.latents.to(DType::float32);
 }
 
-// What one evaluation of the velocity is: with guidance by the null class, by another model, or without.
-enum class Guidance { none, null_class, guide };
-
-// v for one half or both, guided if they are both.
-Tensor finish_velocity(Context& ctx, const Tensor& v, int64_t count, double scale) {
-  if (v.dim(0) == count) return ops::cast(ctx, v, DType::float32);
-  const Tensor guided = classifier_free_guidance(ctx, v.slice(0, 0, count), v.slice(0, count, 2 * count), scale);
-  return ops::cast(ctx, guided, DType::float32);
-}
-
-Tensor both_halves(Context& ctx, const Tensor& latents, int64_t rows) {
-  return latents.dim(0) == rows ? latents : ops::concat(ctx, {latents, latents}, 0);
-}
-
-// The velocity field of one request. Where the device has graphs, each kind of evaluation is captured once per Context
-// and replayed; where the conditioning of all steps is small, it is made before the first.
-class VelocityField {
- public:
-  VelocityField(Context& ctx, const RAEDiT2DModel& model, const Tensor& labels, const RAEDiTPipelineArguments& a,
-                const std::vector<float>& times)
-      : ctx_(ctx), model_(model), labels_(labels), arguments_(a) {
-    if (!ctx.has_graphs()) return;
-    const auto rows = static_cast<int64_t>(times.size()) * 2 * labels.dim(0);
-    if (rows <= kMostRowsAhead) condition_ahead(times);
-  }
-
-  // At step i, which is time t; float32. Outside the interval of guidance the other half is not even computed.
-  Tensor at(const Tensor& latents, size_t i, float t) {
-    const Guidance guidance = guidance_at(t);
-    if (guidance != Guidance::guide && ahead_.time.defined()) return from_conditioning(latents, i, guidance);
-    const bool both = guidance == Guidance::null_class;
-    const std::vector<Tensor> inputs{latents, Tensor::full({rows_of(guidance)}, t),
-                                     both ? with_null_labels() : labels_};
-    return run("velocity", guidance, work(guidance), inputs);
-  }
-
- private:
-  static constexpr int64_t kMostRowsAhead = 1024;  // 400 MB of modulations for the XL model
-
-  Guidance guidance_at(float t) const {
-    if (arguments_.guidance_scale <= 1.0 || !guidance_active(t, arguments_.guidance_start, arguments_.guidance_end))
-      return Guidance::none;
-    return arguments_.guide_transformer != nullptr ? Guidance::guide : Guidance::null_class;
-  }
-
-  int64_t rows_of(Guidance guidance) const {
-    return guidance == Guidance::null_class ? 2 * labels_.dim(0) : labels_.dim(0);
-  }
-
-  Tensor with_null_labels() const {
-    const int64_t count = labels_.dim(0);
-    const Tensor both = Tensor::empty({2 * count}, DType::int64);
-    both.slice(0, 0, count).copy_from(labels_);
-    std::fill_n(both.data<int64_t>() + count, count, model_.config().num_classes);
-    return both;
-  }
-
-  // One row for each picture, or half of one, of each step.
-  void condition_ahead(const std::vector<float>& times) {
-    std::vector<float> t;
-    std::vector<int64_t> labels;
-    for (const float time : times) {
-      const Guidance guidance = guidance_at(time);
-      const Tensor ids = guidance == Guidance::null_class ? with_null_labels() : labels_;
-      first_row_.push_back(static_cast<int64_t>(t.size()));
-      t.insert(t.end(), static_cast<size_t>(ids.dim(0)), time);
-      for (const int64_t id : ids.to_vector<int64_t>()) labels.push_back(id);
-    }
-    const auto rows = static_cast<int64_t>(t.size());
-    ahead_ = model_.condition(ctx_, Tensor::from(t, {rows}), Tensor::from(labels, {rows}));
-    if (!ahead_.modulations.defined()) ahead_ = {};
-  }
-
-  Tensor from_conditioning(const Tensor& latents, size_t i, Guidance guidance) {
-    const int64_t first = first_row_[i];
-    const RAEDiTConditioning now = ahead_.slice(first, first + rows_of(guidance));
-    const auto work = [model = model_, scale = arguments_.guidance_scale](Context& c, const std::vector<Tensor>& in) {
-      const Tensor v = model.forward(c, both_halves(c, in[0], in[1].dim(0)), RAEDiTConditioning{in[1], in[2], in[3]});
-      return finish_velocity(c, v, in[0].dim(0), scale);
-    };
-    return run("conditioned", guidance, work, {latents, now.time, now.activated, now.modulations});
-  }
-
-  // [latents, times, labels] -> velocity. By the null class, times and labels are those of both halves.
-  ops::Replay::Work work(Guidance guidance) const {
-    const double scale = arguments_.guidance_scale;
-    if (guidance != Guidance::guide)
-      return [model = model_, scale](Context& c, const std::vector<Tensor>& in) {
-        const Tensor v = model.forward(c, both_halves(c, in[0], in[1].dim(0)), in[1], in[2]);
-        return finish_velocity(c, v, in[0].dim(0), scale);
-      };
-    return [model = model_, guide = *arguments_.guide_transformer, scale](Context& c, const std::vector<Tensor>& in) {
-      const Tensor v = model.forward(c, in[0], in[1], in[2]);
-      const Tensor other = guide.forward(c, in[0], in[1], in[2]);
-      return ops::cast(c, classifier_free_guidance(c, v, other, scale), DType::float32);
-    };
-  }
-
-  Tensor run(const char* name, Guidance guidance, const ops::Replay::Work& work, const std::vector<Tensor>& inputs) {
-    if (!ctx_.has_graphs()) return work(ctx_, inputs);
-    const void* guide = guidance == Guidance::guide ? &arguments_.guide_transformer->config() : nullptr;
-    const std::string key =
-        fmt::format("{} {} {} {} {} {}", name, fmt::ptr(&model_.config()), labels_.dim(0), static_cast<int>(guidance),
-                    guidance == Guidance::none ? 1.0 : arguments_.guidance_scale, fmt::ptr(guide));
-    return ops::kept_replay(ctx_, key, [&] { return work; }).run(ctx_, inputs);
-  }
-
-  Context& ctx_;
-  const RAEDiT2DModel& model_;
-  const Tensor& labels_;
-  const RAEDiTPipelineArguments& arguments_;
-  RAEDiTConditioning ahead_;
-  std::vector<int64_t> first_row_;  // of each step
-};
-
-Tensor denoise(Context& ctx, const RAEDiT2DModel& model, FlowMatchEulerDiscreteScheduler scheduler, Tensor latents,
-               const Tensor& labels, const RAEDiTPipelineArguments& a, NoiseSource& noise) {
+// Latents without noise, and how often the encoder stream was computed.
+RAEDiTPipelineOutput denoise(Context& ctx, const RAEDiT2DModel& model, FlowMatchEulerDiscreteScheduler scheduler,
+                             Tensor latents, const Tensor& labels, const RAEDiTPipelineArguments& a,
+                             NoiseSource& noise) {
   const auto start = Clock::now();
   scheduler.set_timesteps(a.num_inference_steps);
   const auto total = static_cast<int64_t>(scheduler.timesteps().size());
@@ -257,13 +144,16 @@ Tensor denoise(Context& ctx, const RAEDiT2DModel& model, FlowMatchEulerDiscreteS
   for (int64_t i = 0; i < total; ++i) {
     ctx.throw_if_cancelled();
     const auto index = static_cast<size_t>(i);
-    const Tensor v = velocity.at(latents, index, times[index]);
+    const Tensor v = velocity.at(latents, index);
     StepOptions options;
     if (scheduler.config().stochastic_sampling) options.noise = noise.draw(latents.shape(), model.dtype());
     latents = scheduler.step(ctx, v, scheduler.timesteps()[index], latents, options);
     ctx.report({Progress::Phase::sample, i + 1, total, seconds_since(start)});
   }
-  return latents;
+  RAEDiTPipelineOutput output;
+  output.latents = latents.clone();
+  output.encoder_passes = velocity.encoder_passes();
+  return output;
 }
 
 // A black picture must not pass for a result.
@@ -317,8 +207,7 @@ RAEDiTPipelineOutput RAEDiTPipeline::operator()(Context& ctx, const RAEDiTPipeli
     const auto start = Clock::now();
     NoiseSource noise(arguments, count);
     const Tensor latents = prepare_latents(arguments, count, config, transformer_.dtype(), noise);
-    RAEDiTPipelineOutput output;
-    output.latents = denoise(ctx, transformer_, scheduler_, latents, labels, arguments, noise).clone();
+    RAEDiTPipelineOutput output = denoise(ctx, transformer_, scheduler_, latents, labels, arguments, noise);
     check_finite(output.latents);
     output.sample_seconds = seconds_since(start);
     if (arguments.output_type == OutputType::latent) return output;

@@ -154,6 +154,28 @@ TEST_F(GenerateTest, JsonSaysWhatWasDone) {
   EXPECT_GT(json["peak_memory_bytes"].get<double>(), 1e6);
 }
 
+TEST_F(GenerateTest, EncoderReuseSkipsPassesAndSaysSo) {
+  const auto generate = [&](const std::string& reuse, const std::string& output) {
+    return parse_json(expect_success({"generate", "--model", model_, "--label", "two", "--count", "3", "--steps", "7",
+                                      "--encoder-reuse", reuse, "--batch-size", "2", "--guidance", "2", "--quiet",
+                                      "--json", "--output", output}),
+                      "stdout");
+  };
+  const Json off = generate("1", "off.png"), third = generate("3", "third.png"), list = generate("0,3,6", "list.png");
+  EXPECT_EQ(off["encoder_reuse"], "1");
+  EXPECT_EQ(off["encoder_passes"], 7);
+  EXPECT_EQ(third["encoder_reuse"], "3");
+  EXPECT_EQ(third["encoder_passes"], 3);
+  EXPECT_EQ(list["encoder_reuse"], "0,3,6");
+  EXPECT_EQ(list["encoder_passes"], 3);
+  EXPECT_EQ(load_png(path("third.png")), load_png(path("list.png")));
+  EXPECT_NE(load_png(path("third.png")).rgb, load_png(path("off.png")).rgb);
+  EXPECT_EQ(png_text(path("list.png")).at("Encoder reuse"), "0,3,6");
+  EXPECT_FALSE(png_text(path("off.png")).contains("Encoder reuse"));
+  expect_failure(tiny({"--label", "two", "--encoder-reuse", "0,1,2"}), 2,
+                 {"encoder_reuse", "found 2, expected 0 to 1"});
+}
+
 TEST_F(GenerateTest, SafetensorsHoldImagesLatentsAndClasses) {
   expect_success(tiny({"--class-id", "3", "--class-id", "0", "--output", "a.safetensors"}));
   const SafetensorsFile file = SafetensorsFile::open(path("a.safetensors"));

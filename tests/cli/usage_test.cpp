@@ -39,10 +39,10 @@ TEST_F(UsageTest, EveryCommandHasHelpWithExamples) {
 TEST_F(UsageTest, GenerateHelpNamesEveryOption) {
   const std::string help = expect_success({"generate", "--help"});
   for (const char* option :
-       {"--model",       "--config",     "--cache-dir", "--offline",        "--label",        "--class-id",
-        "--count",       "--steps",      "--guidance",  "--guidance-start", "--guidance-end", "--seed",
-        "--latents",     "--batch-size", "--dtype",     "--device",         "--threads",      "--output",
-        "--output-type", "--grid",       "--json",      "--quiet"})
+       {"--model",  "--config",      "--cache-dir",  "--offline",        "--label",        "--class-id",
+        "--count",  "--steps",       "--guidance",   "--guidance-start", "--guidance-end", "--encoder-reuse",
+        "--seed",   "--latents",     "--batch-size", "--dtype",          "--device",       "--threads",
+        "--output", "--output-type", "--grid",       "--json",           "--quiet"})
     EXPECT_NE(help.find(std::string(option) + " "), std::string::npos) << option;
 }
 
@@ -101,6 +101,13 @@ TEST_F(UsageTest, ValuesOfGenerateAreCheckedBeforeTheModelIsLoaded) {
       {{"--dtype", "float16"}, "--dtype: must be float32 or bfloat16 (found 'float16')"},
       {{"--device", "tpu"}, "--device: must be cpu, cuda or cuda:N (found 'tpu')"},
       {{"--device", "cuda:x"}, "--device: must be cpu, cuda or cuda:N (found 'cuda:x')"},
+      {{"--encoder-reuse", "0"}, "--encoder-reuse: must be a number from 1 on, or a list of steps"},
+      {{"--encoder-reuse", "auto"}, "such as 0,1,2,5 (found 'auto')"},
+      {{"--encoder-reuse", "0,2,"}, "(found '0,2,')"},
+      {{"--encoder-reuse", "0,-2"}, "(found '0,-2')"},
+      {{"--encoder-reuse", "1,2"}, "the first step of encoder_reuse must be 0"},
+      {{"--encoder-reuse", "0,2,1"}, "the steps of encoder_reuse must ascend (found 1 after 2)"},
+      {{"--encoder-reuse", "0,9", "--steps", "9"}, "sampling does not have (found 9, expected 0 to 8)"},
       {{"--output-type", "video"}, "--output-type: must be image or latent (found 'video')"},
       {{"--output", "picture.jpg"}, "--output: unknown kind of file (found picture.jpg"},
       {{"--output-type", "latent", "--output", "a.png"}, "--output: latents are not pictures"},

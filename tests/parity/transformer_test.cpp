@@ -64,6 +64,22 @@ TEST_P(Transformer, PrecomputedConditioningGivesTheSameSample) {
   EXPECT_EQ(sample.to_vector<float>(), again.to_vector<float>());
 }
 
+TEST_P(Transformer, TheStreamsOneByOneGiveTheSameSample) {
+  for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    const auto model = RAEDiT2DModel::from_pretrained(folder_of(GetParam()), test::load_options(dtype));
+    const Tensor x = io.tensor("hidden_states"), time = io.tensor("timestep");
+    int64_t blocks = 0;
+    const auto count = [&](const std::string& name, const Tensor&) { blocks += name.starts_with("block.") ? 1 : 0; };
+    const auto conditioning = model.condition(ctx, time, io.tensor("class_labels"));
+    const Tensor tokens = model.encoder_stream(ctx, x, conditioning, count);
+    EXPECT_EQ(blocks, model.config().depth[0]);
+    blocks = 0;
+    const Tensor sample = model.decoder_stream(ctx, x, tokens, time, count);
+    EXPECT_EQ(blocks, model.config().depth[1]);
+    EXPECT_EQ(sample.to_vector<float>(), forward(model).to_vector<float>()) << name_of(dtype);
+  }
+}
+
 // bfloat16 has 8 bits; the reference rounds in other places (the time before its Fourier features, for one), so both
 // are compared with the float32 sample: ours may not be further away than twice the reference's own distance.
 TEST_P(Transformer, Bfloat16IsAsGoodAsTheReference) {

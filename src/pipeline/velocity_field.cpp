@@ -1,0 +1,204 @@
+#include "pipeline/velocity_field.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "backend/kernels.h"
+#include "diffusion/guidance.h"
+#include "ops/elementwise.h"
+#include "ops/moving.h"
+
+namespace raedit {
+namespace {
+
+constexpr int64_t kMostRowsAhead = 1024;  // 400 MB of modulations for the XL model
+
+// v for one half or both, guided if they are both.
+Tensor finish_velocity(Context& ctx, const Tensor& v, int64_t count, double scale) {
+  if (v.dim(0) == count) return ops::cast(ctx, v, DType::float32);
+  const Tensor guided = classifier_free_guidance(ctx, v.slice(0, 0, count), v.slice(0, count, 2 * count), scale);
+  return ops::cast(ctx, guided, DType::float32);
+}
+
+Tensor both_halves(Context& ctx, const Tensor& latents, int64_t rows) {
+  return latents.dim(0) == rows ? latents : ops::concat(ctx, {latents, latents}, 0);
+}
+
+// [latents, times, labels] -> velocity. By the null class, times and labels are those of both halves.
+ops::Replay::Work whole(const RAEDiT2DModel& model, double scale) {
+  return [model, scale](Context& c, const std::vector<Tensor>& in) {
+    const Tensor v = model.forward(c, both_halves(c, in[0], in[1].dim(0)), in[1], in[2]);
+    return finish_velocity(c, v, in[0].dim(0), scale);
+  };
+}
+
+ops::Replay::Work whole_guided(const RAEDiT2DModel& model, const RAEDiT2DModel& guide, double scale) {
+  return [model, guide, scale](Context& c, const std::vector<Tensor>& in) {
+    const Tensor v = model.forward(c, in[0], in[1], in[2]);
+    const Tensor other = guide.forward(c, in[0], in[1], in[2]);
+    return ops::cast(c, classifier_free_guidance(c, v, other, scale), DType::float32);
+  };
+}
+
+// [latents, times, tokens] -> velocity.
+ops::Replay::Work decoder(const RAEDiT2DModel& model, double scale) {
+  return [model, scale](Context& c, const std::vector<Tensor>& in) {
+    const Tensor v = model.decoder_stream(c, both_halves(c, in[0], in[1].dim(0)), in[2], in[1]);
+    return finish_velocity(c, v, in[0].dim(0), scale);
+  };
+}
+
+// [latents, times, tokens, tokens of the guide] -> velocity.
+ops::Replay::Work decoder_guided(const RAEDiT2DModel& model, const RAEDiT2DModel& guide, double scale) {
+  return [model, guide, scale](Context& c, const std::vector<Tensor>& in) {
+    const Tensor v = model.decoder_stream(c, in[0], in[2], in[1]);
+    const Tensor other = guide.decoder_stream(c, in[0], in[3], in[1]);
+    return ops::cast(c, classifier_free_guidance(c, v, other, scale), DType::float32);
+  };
+}
+
+}  // namespace
+
+VelocityField::VelocityField(Context& ctx, const RAEDiT2DModel& model, const Tensor& labels,
+                             const RAEDiTPipelineArguments& arguments, const std::vector<float>& times)
+    : ctx_(ctx), model_(model), labels_(labels), arguments_(arguments), times_(times) {
+  plan_encoder_passes();
+  if (!ctx.has_graphs()) return;
+  const int64_t rows = encoder_passes() * 2 * labels.dim(0);
+  if (rows <= kMostRowsAhead) condition_ahead();
+}
+
+int64_t VelocityField::encoder_passes() const {
+  return std::count(encodes_.begin(), encodes_.end(), true);
+}
+
+Tensor VelocityField::at(const Tensor& latents, size_t i) {
+  const Guidance guidance = guidance_at(times_[i]);
+  if (reuses_) return from_tokens(latents, i, guidance);
+  if (guidance != Guidance::guide && ahead_.time.defined()) return from_conditioning(latents, i, guidance);
+  const double scale = arguments_.guidance_scale;
+  const auto work =
+      guidance == Guidance::guide ? whole_guided(model_, *arguments_.guide_transformer, scale) : whole(model_, scale);
+  const Tensor times = Tensor::full({rows_of(guidance)}, times_[i]);
+  return run(key("velocity", guidance), work, {latents, times, labels_of(guidance)});
+}
+
+VelocityField::Guidance VelocityField::guidance_at(float t) const {
+  if (arguments_.guidance_scale <= 1.0 || !guidance_active(t, arguments_.guidance_start, arguments_.guidance_end))
+    return Guidance::none;
+  return arguments_.guide_transformer != nullptr ? Guidance::guide : Guidance::null_class;
+}
+
+int64_t VelocityField::rows_of(Guidance guidance) const {
+  return guidance == Guidance::null_class ? 2 * labels_.dim(0) : labels_.dim(0);
+}
+
+Tensor VelocityField::labels_of(Guidance guidance) const {
+  if (guidance != Guidance::null_class) return labels_;
+  const int64_t count = labels_.dim(0);
+  const Tensor both = Tensor::empty({2 * count}, DType::int64);
+  both.slice(0, 0, count).copy_from(labels_);
+  std::fill_n(both.data<int64_t>() + count, count, model_.config().num_classes);
+  return both;
+}
+
+// The steps of the schedule, and those that need tokens which nobody made: the first ones under guidance.
+void VelocityField::plan_encoder_passes() {
+  int64_t rows = 0;
+  bool guided = false;
+  for (size_t i = 0; i < times_.size(); ++i) {
+    const Guidance guidance = guidance_at(times_[i]);
+    const bool missing = rows < rows_of(guidance) || (guidance == Guidance::guide && !guided);
+    encodes_.push_back(missing || arguments_.encoder_reuse.computes(static_cast<int64_t>(i)));
+    if (!encodes_.back()) continue;
+    rows = rows_of(guidance);
+    guided = guidance == Guidance::guide;
+  }
+  reuses_ = encoder_passes() < static_cast<int64_t>(times_.size());
+}
+
+// One row for each picture, or half of one, of each step that computes the encoder stream.
+void VelocityField::condition_ahead() {
+  std::vector<float> t;
+  std::vector<int64_t> labels;
+  for (size_t i = 0; i < times_.size(); ++i) {
+    first_row_.push_back(static_cast<int64_t>(t.size()));
+    if (!encodes_[i]) continue;
+    const Tensor ids = labels_of(guidance_at(times_[i]));
+    t.insert(t.end(), static_cast<size_t>(ids.dim(0)), times_[i]);
+    for (const int64_t id : ids.to_vector<int64_t>()) labels.push_back(id);
+  }
+  const auto rows = static_cast<int64_t>(t.size());
+  ahead_ = model_.condition(ctx_, Tensor::from(t, {rows}), Tensor::from(labels, {rows}));
+  if (!ahead_.modulations.defined()) ahead_ = {};
+}
+
+RAEDiTConditioning VelocityField::conditioning_of(size_t i, Guidance guidance) const {
+  return ahead_.slice(first_row_[i], first_row_[i] + rows_of(guidance));
+}
+
+Tensor VelocityField::from_conditioning(const Tensor& latents, size_t i, Guidance guidance) {
+  const RAEDiTConditioning now = conditioning_of(i, guidance);
+  const auto work = [model = model_, scale = arguments_.guidance_scale](Context& c, const std::vector<Tensor>& in) {
+    const Tensor v = model.forward(c, both_halves(c, in[0], in[1].dim(0)), RAEDiTConditioning{in[1], in[2], in[3]});
+    return finish_velocity(c, v, in[0].dim(0), scale);
+  };
+  return run(key("conditioned", guidance), work, {latents, now.time, now.activated, now.modulations});
+}
+
+Tensor VelocityField::from_tokens(const Tensor& latents, size_t i, Guidance guidance) {
+  if (encodes_[i]) compute_tokens(latents, i, guidance);
+  const int64_t rows = rows_of(guidance);
+  const Tensor times = Tensor::full({rows}, times_[i]);
+  const double scale = arguments_.guidance_scale;
+  if (guidance == Guidance::guide)
+    return run(key("decoder", guidance), decoder_guided(model_, *arguments_.guide_transformer, scale),
+               {latents, times, tokens_, guide_tokens_});
+  // Past the interval of guidance the first half is still of use.
+  return run(key("decoder", guidance), decoder(model_, scale), {latents, times, tokens_.slice(0, 0, rows)});
+}
+
+void VelocityField::compute_tokens(const Tensor& latents, size_t i, Guidance guidance) {
+  tokens_ = guide_tokens_ = Tensor();  // their memory serves the new ones
+  if (ahead_.time.defined() && guidance != Guidance::guide) {
+    const RAEDiTConditioning now = conditioning_of(i, guidance);
+    tokens_ = encode(model_, {latents, now.time, now.activated, now.modulations});
+    return;
+  }
+  const std::vector<Tensor> inputs{latents, Tensor::full({rows_of(guidance)}, times_[i]), labels_of(guidance)};
+  tokens_ = encode(model_, inputs);
+  if (guidance == Guidance::guide) guide_tokens_ = encode(*arguments_.guide_transformer, inputs);
+}
+
+// [latents, times, labels] or [latents, parts of a conditioning] -> tokens.
+Tensor VelocityField::encode(const RAEDiT2DModel& model, const std::vector<Tensor>& inputs) {
+  const bool conditioned = inputs.size() == 4;
+  const auto work = [model, conditioned](Context& c, const std::vector<Tensor>& in) {
+    const RAEDiTConditioning now =
+        conditioned ? RAEDiTConditioning{in[1], in[2], in[3]} : model.condition(c, in[1], in[2]);
+    return model.encoder_stream(c, both_halves(c, in[0], in[1].dim(0)), now);
+  };
+  const std::string name =
+      fmt::format("encoder {} {} {} {}", fmt::ptr(&model.config()), inputs[0].dim(0), inputs[1].dim(0), conditioned);
+  const Tensor tokens = run(name, work, inputs);
+  if (!ctx_.has_graphs()) return tokens;
+  // A replay's result is overwritten by the next one.
+  const Tensor kept = ctx_.empty(tokens.shape(), tokens.dtype());
+  ctx_.kernels().copy(tokens, kept);
+  return kept;
+}
+
+// Says everything that the work depends on besides its inputs.
+std::string VelocityField::key(const char* name, Guidance guidance) const {
+  const void* guide = guidance == Guidance::guide ? &arguments_.guide_transformer->config() : nullptr;
+  return fmt::format("{} {} {} {} {} {}", name, fmt::ptr(&model_.config()), labels_.dim(0), static_cast<int>(guidance),
+                     guidance == Guidance::none ? 1.0 : arguments_.guidance_scale, fmt::ptr(guide));
+}
+
+Tensor VelocityField::run(const std::string& key, const ops::Replay::Work& work, const std::vector<Tensor>& inputs) {
+  if (!ctx_.has_graphs()) return work(ctx_, inputs);
+  return ops::kept_replay(ctx_, key, [&] { return work; }).run(ctx_, inputs);
+}
+
+}  // namespace raedit

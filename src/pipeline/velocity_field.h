@@ -1,0 +1,61 @@
+// The velocity field that a request samples in: the transformer under its guidance, with what it keeps between steps
+// (prepared conditioning, captured graphs, tokens of the encoder stream).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ops/replay.h"
+#include "raedit/rae_dit_pipeline.h"
+
+namespace raedit {
+
+// Where the device has graphs, each kind of evaluation is captured once per Context and replayed; where the
+// conditioning of all steps is small, it is made before the first. With arguments.encoder_reuse an evaluation is two
+// pieces, the encoder stream and the rest, and only some steps run the first.
+class VelocityField {
+ public:
+  // times: of all steps. What is passed must outlive the field.
+  VelocityField(Context& ctx, const RAEDiT2DModel& model, const Tensor& labels,
+                const RAEDiTPipelineArguments& arguments, const std::vector<float>& times);
+
+  // At the time of step i, float32; steps come in order. Outside the interval of guidance the other half is not even
+  // computed.
+  Tensor at(const Tensor& latents, size_t i);
+
+  // Of all steps.
+  int64_t encoder_passes() const;
+
+ private:
+  // What one evaluation of the velocity is: with guidance by the null class, by another model, or without.
+  enum class Guidance { none, null_class, guide };
+
+  Guidance guidance_at(float t) const;
+  int64_t rows_of(Guidance guidance) const;
+  Tensor labels_of(Guidance guidance) const;
+
+  void plan_encoder_passes();
+  void condition_ahead();
+  RAEDiTConditioning conditioning_of(size_t i, Guidance guidance) const;
+
+  Tensor from_conditioning(const Tensor& latents, size_t i, Guidance guidance);
+  Tensor from_tokens(const Tensor& latents, size_t i, Guidance guidance);
+  void compute_tokens(const Tensor& latents, size_t i, Guidance guidance);
+  Tensor encode(const RAEDiT2DModel& model, const std::vector<Tensor>& inputs);
+
+  std::string key(const char* name, Guidance guidance) const;
+  Tensor run(const std::string& key, const ops::Replay::Work& work, const std::vector<Tensor>& inputs);
+
+  Context& ctx_;
+  const RAEDiT2DModel& model_;
+  const Tensor& labels_;
+  const RAEDiTPipelineArguments& arguments_;
+  const std::vector<float>& times_;
+  std::vector<bool> encodes_;  // each step
+  bool reuses_ = false;        // not all of them
+  RAEDiTConditioning ahead_;   // of the steps that compute the encoder stream
+  std::vector<int64_t> first_row_;
+  Tensor tokens_, guide_tokens_;  // of the last step that made them
+};
+
+}  // namespace raedit
