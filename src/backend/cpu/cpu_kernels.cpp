@@ -17,7 +17,9 @@ std::unique_ptr<Kernels> make_cpu_kernels(int threads) {
 
 std::string CpuKernels::description() const {
   return fmt::format("cpu, {} {}, {}{}", threads_, threads_ == 1 ? "thread" : "threads", isa_name(),
-                     has_avx512_bf16() ? " (bf16 dot product)" : "");
+                     has_amx_bf16()      ? " with AMX"
+                     : has_avx512_bf16() ? " (bf16 dot product)"
+                                         : "");
 }
 
 std::shared_ptr<Storage> CpuKernels::temporary_bytes(size_t bytes) const {

@@ -78,6 +78,8 @@ struct PairRows {
 // Rows [first, first + rows) and columns [column, column + columns), whole panels from `to` on.
 void pack_row_pairs(const PairRows& source, int64_t first, int64_t rows, int64_t column, int64_t columns, uint16_t* to,
                     int64_t panel_stride);
+// 16 pairs of a panel become 16 rows of 32 values, and back: what AMX wants of a left operand.
+void transpose_tile(uint16_t* tile);
 // One panel of up to 16 rows of k bfloat16 values, for products over k: pairs are neighbours in a row.
 void pack_column_pairs(const uint16_t* from, int64_t stride, int64_t rows, int64_t k, uint16_t* to);
 

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <vector>
 
+#include "backend/cpu/amx.h"
 #include "backend/cpu/cpu_kernels.h"
 #include "backend/cpu/gemm.h"
 #include "backend/cpu/isa.h"
@@ -16,6 +17,8 @@ namespace {
 constexpr int64_t kDepth = 64;  // 64 columns x 64 rows of weights are 16 KiB
 constexpr int kRuns = 5;        // of which the median counts
 constexpr int kTilesPerRun = 40000;
+// With AMX: 16 KiB of rows, as much of panels, 4 KiB of sums.
+constexpr int64_t kAmxSide = 32, kAmxDepth = 256;
 
 // One thread's operands.
 struct Operands {
@@ -25,9 +28,9 @@ struct Operands {
   Operands()
       : a(kTileRows * 2 * kDepth),
         panels(kTileColumns * kDepth),
-        c(kTileRows * kTileColumns),
-        a16(kTileRows * 2 * kDepth),
-        panels16(kTileColumns * 2 * kDepth) {
+        c(kAmxSide * kTileColumns),
+        a16(kAmxSide * kAmxDepth),
+        panels16(std::max(kTileColumns * 2 * kDepth, kAmxSide * kAmxDepth)) {
     uint32_t state = 1;
     const auto random = [&] {
       state = state * 1664525u + 1013904223u;
@@ -39,9 +42,19 @@ struct Operands {
     std::generate(panels16.begin(), panels16.end(), [&] { return bfloat16(random()).bits; });
   }
 
+  // Multiply-adds of multiply().
+  static double products(DType dtype) {
+    if (dtype != DType::bfloat16) return static_cast<double>(kTileRows * kTileColumns * kDepth);
+    if (has_amx_bf16()) return static_cast<double>(kAmxSide * kAmxSide * kAmxDepth);
+    return static_cast<double>(kTileRows * kTileColumns * 2 * kDepth);  // a step of depth is a pair
+  }
+
   void multiply(DType dtype) {
     if (dtype == DType::float32)
       tile_f32(kTileRows, a.data(), kDepth, panels.data(), kPanel * kDepth, kDepth, c.data(), false);
+    else if (has_amx_bf16())
+      amx_product({kAmxSide, kAmxSide / kPanel, a16.data(), kAmxDepth, panels16.data(), kPanel * kAmxDepth, kAmxDepth,
+                   c.data(), kTileColumns, false});
     else if (has_avx512_bf16())
       tile_bf16_dot({kTileRows, kTileColumns / kPanel, a16.data(), 2 * kDepth, false, panels16.data(),
                      2 * kPanel * kDepth, kDepth, c.data(), kTileColumns, false});
@@ -54,14 +67,16 @@ struct Operands {
 
 double CpuKernels::ceiling_flops(DType dtype) const {
   using Clock = std::chrono::steady_clock;
-  const double products = dtype == DType::bfloat16 ? 2.0 : 1.0;  // a step of depth is a pair
-  const double operations = 2.0 * products * kTileRows * kTileColumns * kDepth * kTilesPerRun * threads_;
+  const double operations = 2.0 * Operands::products(dtype) * kTilesPerRun * threads_;
   std::vector<double> rates;
   std::vector<Operands> operands(static_cast<size_t>(threads_));
   for (int run = 0; run < kRuns; ++run) {
     const auto start = Clock::now();
 #pragma omp parallel num_threads(threads_)
-    for (int i = 0; i < kTilesPerRun; ++i) operands[static_cast<size_t>(omp_get_thread_num())].multiply(dtype);
+    {
+      const AmxTiles tiles(dtype == DType::bfloat16 && has_amx_bf16());
+      for (int i = 0; i < kTilesPerRun; ++i) operands[static_cast<size_t>(omp_get_thread_num())].multiply(dtype);
+    }
     rates.push_back(operations / std::chrono::duration<double>(Clock::now() - start).count());
   }
   std::nth_element(rates.begin(), rates.begin() + kRuns / 2, rates.end());

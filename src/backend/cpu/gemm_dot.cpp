@@ -1,10 +1,13 @@
-// Products on the bfloat16 dot product whose operands come as they are: a linear layer, and the two products of its way
-// back. Each output element is one chain of multiply-adds over kBlockPairs pairs after another, whatever the cuts.
+// Products of bfloat16 operands that come as they are, on the dot product of AVX-512 or the tiles of AMX: a linear
+// layer, and the two products of its way back. Each output element is one chain of multiply-adds over one block of k
+// after another, whatever the cuts.
 #include <omp.h>
 
 #include <algorithm>
 
+#include "backend/cpu/amx.h"
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/isa.h"
 
 namespace raedit::backend::cpu {
 namespace {
@@ -15,6 +18,8 @@ constexpr int64_t kDeep = 4096;
 constexpr int64_t kBlockRows = 264;
 // Floats of a thread's sums: whole pages, so that each page belongs to the thread that touches it first.
 constexpr int64_t kSumsSize = (kBlockRows * kTileColumns + 1023) / 1024 * 1024;
+constexpr int64_t kAmxBlockRows = 256;
+constexpr int64_t kAmxTileRows = 32;
 
 int64_t panels_of(int64_t columns) {
   return (columns + kPanel - 1) / kPanel;
@@ -24,8 +29,14 @@ int64_t panels_of(int64_t columns) {
 template <class Store>
 void multiply_rows(const DotProduct& p, int64_t group, int64_t row, int64_t rows, float* sums, const Store& store) {
   const int64_t first_panel = group * (kTileColumns / kPanel);
+  const int64_t count = std::min(kTileColumns / kPanel, panels_of(p.n) - first_panel);
+  if (has_amx_bf16()) {
+    amx_product({rows, count, p.a + row * p.lda, p.lda, p.panels + first_panel * p.panel_stride, p.panel_stride, p.k,
+                 sums, kTileColumns, false});
+    return store(0, rows, sums);
+  }
   DotTile tile{};
-  tile.count = std::min(kTileColumns / kPanel, panels_of(p.n) - first_panel);
+  tile.count = count;
   tile.lda = p.lda;
   tile.panel_stride = p.panel_stride;
   tile.ldc = kTileColumns;
@@ -58,10 +69,12 @@ void dot_product(const DotProduct& p, const Tensor& out, bool add, std::byte* wo
   if (p.m == 0 || p.n == 0) return;
   const int64_t groups = (p.n + kTileColumns - 1) / kTileColumns;
   // Blocks shrink until every thread has a few: the result does not depend on where the cuts are.
-  int64_t blocks = (p.m + kBlockRows - 1) / kBlockRows;
-  const int64_t most = (p.m + kTileRows - 1) / kTileRows;
+  const bool amx = has_amx_bf16();
+  const int64_t tile_rows = amx ? kAmxTileRows : kTileRows, most_rows = amx ? kAmxBlockRows : kBlockRows;
+  int64_t blocks = (p.m + most_rows - 1) / most_rows;
+  const int64_t most = (p.m + tile_rows - 1) / tile_rows;
   while (threads > 1 && groups * blocks < 4 * threads && blocks < most) ++blocks;
-  const int64_t block_rows = round_up((p.m + blocks - 1) / blocks, kTileRows);
+  const int64_t block_rows = round_up((p.m + blocks - 1) / blocks, tile_rows);
   blocks = (p.m + block_rows - 1) / block_rows;
   const int64_t items = groups * blocks;
   // Consecutive items share what is larger: rows of a, or columns that are streamed from memory once.
@@ -70,17 +83,21 @@ void dot_product(const DotProduct& p, const Tensor& out, bool add, std::byte* wo
   auto* const sums_of_all = reinterpret_cast<float*>(workspace);
   const int64_t stride = out.stride(0);
   const auto size = static_cast<int64_t>(size_of(out.dtype()));
-#pragma omp parallel for num_threads(team) schedule(dynamic, 1)
-  for (int64_t item = 0; item < items; ++item) {
-    float* sums = sums_of_all + omp_get_thread_num() * kSumsSize;
-    const int64_t group = rows_first ? item % groups : item / blocks;
-    const int64_t row = (rows_first ? item / groups : item % blocks) * block_rows;
-    const int64_t column = group * kTileColumns;
-    const float* bias = p.bias != nullptr ? p.bias + column : nullptr;
-    multiply_rows(p, group, row, std::min(block_rows, p.m - row), sums, [&](int64_t r, int64_t rows, const float* c) {
-      store_tile(c, rows, std::min(kTileColumns, p.n - column), bias, out.raw() + ((row + r) * stride + column) * size,
-                 stride, out.dtype(), add);
-    });
+#pragma omp parallel num_threads(team)
+  {
+    const AmxTiles tiles(amx);
+    float* const sums = sums_of_all + omp_get_thread_num() * kSumsSize;
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t item = 0; item < items; ++item) {
+      const int64_t group = rows_first ? item % groups : item / blocks;
+      const int64_t row = (rows_first ? item / groups : item % blocks) * block_rows;
+      const int64_t column = group * kTileColumns;
+      const float* bias = p.bias != nullptr ? p.bias + column : nullptr;
+      multiply_rows(p, group, row, std::min(block_rows, p.m - row), sums, [&](int64_t r, int64_t rows, const float* c) {
+        store_tile(c, rows, std::min(kTileColumns, p.n - column), bias,
+                   out.raw() + ((row + r) * stride + column) * size, stride, out.dtype(), add);
+      });
+    }
   }
 }
 
@@ -103,6 +120,7 @@ struct TransposedBlock {
   bool accumulate;
 
   void multiply(int64_t first, int64_t last) const {
+    if (has_amx_bf16()) return multiply_tiles(first, last);
     for (int64_t column = 0; column < k; column += kTileColumns) {
       for (int64_t panel = first; panel < last; ++panel) {
         const int64_t row = panel * kPanel, rows = std::min(kPanel, n - row);
@@ -138,7 +156,47 @@ struct TransposedBlock {
     tile_bf16_dot(tile);
     store_tile(sums, rows, columns, nullptr, at, out_stride, DType::float32, accumulate);
   }
+
+  // Blocks of rows of the result stay in the second-level cache while columns go by.
+  void multiply_tiles(int64_t first, int64_t last) const {
+    constexpr int64_t kPanels = kAmxBlockRows / kPanel;
+    const AmxTiles tiles;
+    for (int64_t panel = first; panel < last; panel += kPanels) {
+      const int64_t row = panel * kPanel, rows = std::min(std::min(last - panel, kPanels) * kPanel, n - row);
+      for (int64_t column = 0; column < k; column += kTileColumns) {
+        const int64_t columns = std::min(kTileColumns, k - column);
+        AmxPanelProduct product{rows,
+                                panels_of(columns),
+                                d + panel * panel_stride,
+                                panel_stride,
+                                x + column / kPanel * panel_stride,
+                                panel_stride,
+                                2 * pairs,
+                                out + row * out_stride + column,
+                                out_stride,
+                                accumulate};
+        if (columns % kPanel == 0) {
+          amx_panel_product(product);
+          continue;
+        }
+        alignas(64) float sums[kAmxBlockRows * kTileColumns];
+        float* const at = product.c;
+        product.c = sums;
+        product.ldc = kTileColumns;
+        product.accumulate = false;
+        amx_panel_product(product);
+        store_tile(sums, rows, columns, nullptr, at, out_stride, DType::float32, accumulate);
+      }
+    }
+  }
 };
+
+// What packing left of a block's last 32 rows, which AMX reads whole.
+void clear_pairs(uint16_t* panels, int64_t count, int64_t rows) {
+  const int64_t from = round_up(rows, 2) * kPanel, to = round_up(rows, 32) * kPanel;
+  for (int64_t i = 0; i < count; ++i)
+    std::fill(panels + i * kBlockStride + from, panels + i * kBlockStride + to, uint16_t{0});
+}
 
 }  // namespace
 
@@ -154,7 +212,8 @@ void dot_transposed(const PairRows& d, const PairRows& x, int64_t m, const Tenso
   // Two of each: one is packed while others still multiply from the other.
   const int64_t half = (d_panels + x_panels) * kBlockStride;
   auto* const packed = reinterpret_cast<uint16_t*>(workspace);
-  const bool parallel = threads > 1 && n * k * m >= int64_t{1} << 20;
+  const bool parallel = threads > 1 && n * k * m >= int64_t{1} << 20, amx = has_amx_bf16();
+  static_assert(kPieceRows == 32, "the rows of a tile");
 #pragma omp parallel num_threads(parallel ? threads : 1)
   {
     const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
@@ -165,9 +224,13 @@ void dot_transposed(const PairRows& d, const PairRows& x, int64_t m, const Tenso
       for (int64_t i = 0; i < 2 * kPieces; ++i) {
         const bool is_d = i < kPieces;
         const int64_t row = i % kPieces * kPieceRows, count = std::min(kPieceRows, rows - row);
-        if (count > 0)
-          pack_row_pairs(is_d ? d : x, first + row, count, 0, is_d ? n : k,
-                         to + (is_d ? 0 : d_panels) * kBlockStride + row * kPanel, kBlockStride);
+        if (count <= 0) continue;
+        const int64_t panels = is_d ? d_panels : x_panels;
+        uint16_t* const at = to + (is_d ? 0 : d_panels) * kBlockStride;
+        pack_row_pairs(is_d ? d : x, first + row, count, 0, is_d ? n : k, at + row * kPanel, kBlockStride);
+        if (!amx) continue;
+        if (row + count == rows) clear_pairs(at, panels, rows);
+        for (int64_t p = 0; is_d && p < panels; ++p) transpose_tile(at + p * kBlockStride + row * kPanel);
       }
       const TransposedBlock work{to,
                                  to + d_panels * kBlockStride,

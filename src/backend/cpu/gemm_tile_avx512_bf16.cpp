@@ -94,6 +94,13 @@ void tile_bf16_dot(const DotTile& tile) {
   (tile.paired ? kPaired : kPlain)[index](tile);
 }
 
+RAEDIT_AVX512_BF16 void transpose_tile(uint16_t* tile) {
+  __m512i r[16];
+  for (int64_t i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(tile + 2 * kPanel * i);
+  transpose(r);
+  for (int64_t i = 0; i < 16; ++i) _mm512_storeu_si512(tile + 2 * kPanel * i, r[i]);
+}
+
 RAEDIT_AVX512_BF16 void pack_column_pairs(const uint16_t* from, int64_t stride, int64_t rows, int64_t k, uint16_t* to) {
   for (int64_t first = 0; first < k; first += 32) {
     const int64_t count = k - first < 32 ? k - first : 32;  // values of a row

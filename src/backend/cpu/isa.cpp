@@ -1,5 +1,6 @@
 // The instruction set in use, the cap RAEDIT_FORCE_ISA on it, and the processor features that Highway does not know.
-// Source of the feature bits: Intel SDM volume 2, CPUID leaf 7.
+// Sources of the feature bits: Intel SDM volume 2, CPUID leaves 1 and 7; volume 1, chapter 13 (XCR0); of the
+// permission: Linux, Documentation/arch/x86/xstate.rst.
 #include "backend/cpu/isa.h"
 
 #include "backend/cpu/cpu_kernels.h"
@@ -27,7 +28,10 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <string_view>
 
@@ -104,6 +108,44 @@ bool has_avx512_vnni() {
     return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 11)) != 0;
   }();
   return present;
+}
+
+namespace {
+
+std::atomic<bool> amx_assumed{false};
+
+bool system_saves_tiles() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & (1u << 27)) == 0) return false;  // OSXSAVE
+  unsigned low = 0, high = 0;
+  asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr unsigned kTileState = 3u << 17;
+  return (low & kTileState) == kTileState;
+}
+
+// Linux keeps eight KiB more for each thread of a process that asked for tiles.
+bool ask_for_tiles() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+bool find_amx() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+  return (edx & kBf16) != 0 && (edx & kTile) != 0 && system_saves_tiles() && ask_for_tiles();
+}
+
+}  // namespace
+
+bool has_amx_bf16() {
+  static const bool allowed = isa_cap() == IsaCap::amx && has_avx512_bf16();
+  static const bool present = allowed && find_amx();
+  return present || (allowed && amx_assumed.load(std::memory_order_relaxed));
+}
+
+void assume_amx() {
+  amx_assumed = true;
 }
 
 }  // namespace raedit::backend::cpu
