@@ -1,97 +1,295 @@
-"""Time the reference on the CPU with PyTorch, eager: the yardstick that `raedit bench` is compared with.
+"""PyTorch's side of `raedit bench --compare-pytorch`: times the reference model on the processor, a turn at a time.
 
-    python tools/bench_pytorch.py MODEL [--threads 2] [--dtype float32 bfloat16] [--part transformer decoder]
-                                  [--batch 1] [--warmup 2] [--runs 5]
+raedit starts it and keeps it alive through all rounds; between its turns it sleeps. Each side writes lines of JSON, one at a
+time; what the reference or its libraries print goes to standard error. End of input ends it.
 
-MODEL is a pipeline folder (make_xl_model.py writes one with random weights). Inputs are random normal; a model whose output
-is all zeros is refused, for zero weights may run faster than real ones. Prints one JSON line a measurement: milliseconds
-(median, min), GFLOP of one forward (2 per multiply-add: linears, convolutions, attention) and TFLOP/s at the median.
-PYTHONPATH: see reference.py.
+    -> {"part": "transformer|decoder|encoder", "config": {...}, "dtype": "bfloat16", "batch": 1, "threads": 2, "cold_bytes": 0,
+        "seconds": 300}
+    <- {"peers": [{"name": "PyTorch eager", "amx": false, "kernels": ["matmul brg_matmul:avx512_core_bf16"]},
+                  {"name": "OpenVINO", "absent": "No module named 'openvino'"}], "versions": "torch 2.15.0, ...", "isa": "AVX512"}
+    -> {"turn": "PyTorch eager", "warm": 1, "timed": 2}
+    <- {"milliseconds": [901.2, 899.8]}
+
+The model has random weights in the dtype that computes; all peers share the inputs. Compiled is torch.compile with frozen
+weights, which lets it pack them; OpenVINO runs the same network exported with static shapes. What cannot be made ready within
+`seconds` (together) is absent. `kernels` are the matrix products that oneDNN says it ran (its verbose output) or, for
+OpenVINO, those of the compiled graph; amx is whether one of them used AMX. `cold_bytes` above 0: so many bytes are walked
+before each timed forward, so that no cache holds weights.
+
+Needs torch and the diffusers of pull request 13231; PYTHONPATH: see reference.py.
 """
 
-import argparse
+import contextlib
+import ctypes
 import json
 import os
-import statistics
+import signal
+import sys
+import tempfile
 import time
 
-import reference
-import torch
+PR_SET_PDEATHSIG = 1
 
 
-def count_flop(model, call):
-    """GFLOP of one call, from the shapes that pass through its linears, convolutions and attentions."""
-    total, hooks = [0], []
-
-    def matmul(module, _, output):  # for a convolution too: one weight row for each output value
-        total[0] += 2 * module.weight[0].numel() * output.numel()
-
-    def attention(module, args, _):
-        batch, tokens = args[0].shape[:2]
-        total[0] += 4 * batch * tokens * tokens * module.to_v.out_features
-
-    for module in model.modules():
-        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
-            hooks.append(module.register_forward_hook(matmul))
-        elif hasattr(module, "to_q") and hasattr(module, "to_out"):
-            hooks.append(module.register_forward_hook(attention))
-    output = call()
-    for hook in hooks:
-        hook.remove()
-    if not torch.isfinite(output).all() or not output.any():
-        raise SystemExit("the output is all zeros or not finite: give the model random weights")
-    return total[0] / 1e9
+class OutOfTime(Exception):
+    pass
 
 
-def prepare(part, folder, dtype, batch):
-    from diffusers import AutoencoderRAE, RAEDiT2DModel
+@contextlib.contextmanager
+def time_limit(seconds):
+    def stop(*_):
+        raise OutOfTime("not ready in time")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), 1)  # again: whoever is interrupted may swallow it
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextlib.contextmanager
+def unwritten_weights():
+    """Modules are made without drawing their first weights, which takes long and is thrown away."""
+    import torch
+
+    saved = {}
+    for name in dir(torch.nn.init):
+        if name.endswith("_") and not name.startswith("_"):
+            saved[name] = getattr(torch.nn.init, name)
+            setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+    try:
+        yield
+    finally:
+        for name, function in saved.items():
+            setattr(torch.nn.init, name, function)
+
+
+def randomize(model):
+    """Weights that keep activations near 1; never zeros, on which processors are faster."""
+    import torch
 
     generator = torch.Generator().manual_seed(0)
-    if part == "transformer":
-        model = reference.strict(RAEDiT2DModel, os.path.join(folder, "transformer"), dtype)
-        config = model.config
-        latents = torch.randn(batch, config.in_channels, config.sample_size, config.sample_size, generator=generator)
-        timestep = torch.full((batch,), 0.7, dtype=dtype)
-        labels = torch.arange(batch) % config.num_classes
-        latents = latents.to(dtype)
-        return model, lambda: model(latents, timestep=timestep, class_labels=labels).sample
-    model = reference.strict(AutoencoderRAE, os.path.join(folder, "vae"), dtype)
-    config = model.config
-    side = config.encoder_input_size // config.encoder_patch_size
-    latents = torch.randn(batch, config.encoder_hidden_size, side, side, generator=generator).to(dtype)
-    return model.decoder, lambda: model.decode(latents).sample
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            inputs = parameter[0].numel() if parameter.dim() > 1 else 2500
+            parameter.uniform_(-1, 1, generator=generator).mul_((3.0 / inputs) ** 0.5)
+            if "norm" in name and name.endswith("weight"):
+                parameter.add_(1.0)
+
+
+def build(job):
+    """(module, inputs) of one forward."""
+    import torch
+
+    dtype, batch = getattr(torch, job["dtype"]), job["batch"]
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    class Whole(torch.nn.Module):
+        """The forward alone, without keyword arguments and with a tensor as its result."""
+
+        def __init__(self, model, call):
+            super().__init__()
+            self.model, self.call = model, call
+
+        def forward(self, *inputs):
+            return self.call(self.model, *inputs)
+
+    with unwritten_weights():
+        if job["part"] == "transformer":
+            from diffusers import RAEDiT2DModel
+
+            model = RAEDiT2DModel(**job["config"])
+            side = job["config"]["sample_size"]
+            inputs = (randn(batch, job["config"]["in_channels"], side, side), torch.full((batch,), 0.5, dtype=dtype),
+                      torch.arange(batch) % job["config"]["num_classes"])
+            call = lambda m, x, t, y: m(x, timestep=t, class_labels=y, return_dict=False)[0]
+        else:
+            from diffusers import AutoencoderRAE
+
+            vae = AutoencoderRAE(**job["config"])
+            if job["part"] == "decoder":
+                model = vae.decoder
+                inputs = (randn(batch, vae.num_patches, job["config"]["encoder_hidden_size"]),)
+                call = lambda m, x: m(x, return_dict=False)[0]
+            else:
+                model = vae.encoder
+                inputs = (randn(batch, 3, vae.encoder_input_size, vae.encoder_input_size),)
+                encode = vae._encoder_forward_fn
+                call = lambda m, x: encode(m, x)
+    model = model.to(dtype).eval().requires_grad_(False)
+    randomize(model)
+    return Whole(model, call).eval(), inputs
+
+
+def checked(output):
+    import torch
+
+    if not torch.isfinite(output).all() or not output.any():
+        raise RuntimeError("the output is all zeros or not finite")
+
+
+def products_of(call):
+    """The matrix products that oneDNN says it runs in one call."""
+    import torch
+
+    libc = ctypes.CDLL(None)
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(1)
+        libc.fflush(None)
+        os.dup2(file.fileno(), 1)
+        try:
+            with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+                call()
+        finally:
+            libc.fflush(None)
+            os.dup2(saved, 1)
+            os.close(saved)
+        file.seek(0)
+        found = set()
+        for line in file.read().decode(errors="replace").splitlines():
+            words = line.split(",")
+            if words[0].startswith(("onednn_verbose", "dnnl_verbose")) and "exec" in words:
+                kind, kernel = words[words.index("exec") + 2:][:2]
+                if kind in ("matmul", "inner_product", "convolution"):
+                    found.add(f"{kind} {kernel}")
+    return sorted(found)
+
+
+def eager(module, inputs, job):
+    return lambda: module(*inputs)
+
+
+def compiled(module, inputs, job):
+    import torch
+    import torch._inductor.config
+
+    torch._inductor.config.freezing = True
+    torch._inductor.config.compile_threads = 1
+    fast = torch.compile(module)
+    return lambda: fast(*inputs)
+
+
+def openvino(module, inputs, job):
+    import openvino as ov
+    import torch
+
+    graph = ov.convert_model(module, example_input=inputs, input=[list(x.shape) for x in inputs])
+    model = ov.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "bf16" if job["dtype"] == "bfloat16" else "f32",
+                                            "INFERENCE_NUM_THREADS": job["threads"], "PERFORMANCE_HINT": "LATENCY",
+                                            "NUM_STREAMS": 1})
+    request = model.create_infer_request()
+    for index, value in enumerate(inputs):
+        kind = model.input(index).get_element_type()
+        array = value.float().numpy() if value.is_floating_point() else value.numpy()
+        if kind == ov.Type.bf16:
+            tensor = ov.Tensor(kind, ov.Shape(list(value.shape)))
+            tensor.data.view("int16")[...] = value.contiguous().view(torch.int16).numpy()
+        else:
+            tensor = ov.Tensor(array.astype(kind.to_dtype()))
+        request.set_input_tensor(index, tensor)
+    kernels = set()
+    for node in model.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        if "layerType" in info and str(info["layerType"].astype(str)) in ("FullyConnected", "MatMul", "Convolution",
+                                                                           "ScaledDotProductAttention", "LLMMLP", "QKVProjection"):
+            kernels.add(f"{info['layerType'].astype(str)} {info['primitiveType'].astype(str)}")
+
+    def output():
+        tensor = request.get_output_tensor(0)
+        if tensor.get_element_type() == ov.Type.bf16:
+            return torch.from_numpy(tensor.data.view("int16")).view(torch.bfloat16).float()
+        return torch.from_numpy(tensor.data.astype("float32"))
+
+    def call():
+        request.infer()
+
+    call.kernels, call.output = sorted(kernels), output
+    return call
+
+
+PEERS = {"PyTorch eager": eager, "OpenVINO": openvino, "PyTorch compiled": compiled}
+
+
+def make_ready(job):
+    """{name: call}, and what to say of every peer."""
+    import torch
+
+    end = time.monotonic() + job["seconds"]
+    module, inputs = build(job)
+    calls, said = {}, []
+    for name, make in PEERS.items():
+        try:
+            with time_limit(end - time.monotonic()):
+                call = make(module, inputs, job)
+                output = call()
+                if hasattr(call, "kernels"):
+                    checked(call.output())
+                    kernels = call.kernels
+                else:
+                    checked(output)
+                    kernels = products_of(call)
+            calls[name] = call
+            said.append({"name": name, "amx": any("amx" in kernel for kernel in kernels), "kernels": kernels})
+        except Exception as error:  # a peer that does not work is absent; the others are still worth a comparison
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            said.append({"name": name, "absent": lines[0][:300]})
+    return calls, said
+
+
+def versions():
+    import diffusers
+    import torch
+
+    text = f"torch {torch.__version__}, diffusers {diffusers.__version__}"
+    if "openvino" in sys.modules:
+        text += f", openvino {sys.modules['openvino'].__version__.split('-')[0]}"
+    return text
+
+
+def take_turn(call, request, cold):
+    times = []
+    for index in range(request["warm"] + request["timed"]):
+        if cold is not None:
+            cold.add_(1)
+        start = time.perf_counter()
+        call()
+        if index >= request["warm"]:
+            times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def serve(answers):
+    def answer(value):
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    line = sys.stdin.readline()
+    if not line:
+        return
+    job = json.loads(line)
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    with torch.inference_mode(False), torch.no_grad():
+        calls, said = make_ready(job)
+        cold = torch.zeros(job["cold_bytes"] // 8, dtype=torch.int64) if job["cold_bytes"] else None
+        answer({"peers": said, "versions": versions(), "isa": torch.backends.cpu.get_cpu_capability()})
+        for line in iter(sys.stdin.readline, ""):
+            request = json.loads(line)
+            answer({"milliseconds": take_turn(calls[request["turn"]], request, cold)})
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
-    parser.add_argument("--part", nargs="+", choices=["transformer", "decoder"], default=["transformer", "decoder"])
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=5)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-
-    for dtype in args.dtype:
-        for part in args.part:
-            module, call = prepare(part, args.model, getattr(torch, dtype), args.batch)
-            with torch.inference_mode():
-                gflop = count_flop(module, call)
-                for _ in range(args.warmup):
-                    call()
-                times = []
-                for _ in range(args.runs):
-                    start = time.perf_counter()
-                    call()
-                    times.append(1e3 * (time.perf_counter() - start))
-            median = statistics.median(times)
-            print(json.dumps({"part": part, "dtype": dtype, "batch": args.batch, "threads": args.threads,
-                              "median_ms": round(median, 2), "min_ms": round(min(times), 2), "runs": args.runs,
-                              "gflop": round(gflop, 2), "tflop_per_s": round(gflop / median, 4),
-                              "capability": torch.backends.cpu.get_cpu_capability(), **reference.versions()}), flush=True)
-            del module, call
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # ends when raedit does, however that ends
+    # Libraries print to standard output, too: the answers get a descriptor of their own.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    serve(answers)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ namespace raedit::cli {
 namespace {
 
 volatile std::sig_atomic_t last_signal = 0;
+int alive = 0;  // Interrupts, which nest
 
 // Made before the handler is installed, and never destroyed: a signal may come at any time.
 const CancelToken& process_token() {
@@ -33,11 +34,11 @@ void install(void (*handler)(int), int flags) {
 
 Interrupt::Interrupt() {
   process_token();
-  install(on_signal, static_cast<int>(SA_RESETHAND | SA_RESTART));
+  if (alive++ == 0) install(on_signal, static_cast<int>(SA_RESETHAND | SA_RESTART));
 }
 
 Interrupt::~Interrupt() {
-  install(SIG_DFL, 0);
+  if (--alive == 0) install(SIG_DFL, 0);
 }
 
 const CancelToken& Interrupt::token() const {

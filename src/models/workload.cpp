@@ -53,6 +53,23 @@ double attention_flops(const nn::Attention& a, int64_t batch, int64_t tokens) {
          matrix_flops(a.to_out, rows) + 4.0 * static_cast<double>(rows) * static_cast<double>(tokens) * width;
 }
 
+template <class M>
+int64_t weight_bytes(const M& module, DType dtype, int64_t batch) {
+  using Role = nn::Parameter::Role;
+  int64_t bytes = 0;
+  nn::for_each_parameter(module, [&](const std::string&, const nn::Parameter& p) {
+    if (p.role == Role::unread) return;
+    const bool is_low = p.role == Role::matrix || p.role == Role::table;
+    const int64_t numel = p.role == Role::table ? p.shape.numel() / p.shape[0] * batch : p.shape.numel();
+    bytes += numel * static_cast<int64_t>(size_of(is_low ? dtype : DType::float32));
+  });
+  return bytes;
+}
+
+int64_t input_bytes(int64_t numel) {
+  return numel * static_cast<int64_t>(size_of(DType::float32));
+}
+
 }  // namespace
 
 RAEDiT2DModelConfig transformer_config(const std::string& size) {
@@ -142,6 +159,21 @@ double encoder_flops(const AutoencoderRAEConfig& c, int64_t batch) {
     flops += attention_flops(layer.attention, batch, n) + matrix_flops(layer.fc1, batch * n) +
              matrix_flops(layer.fc2, batch * n);
   return flops;
+}
+
+int64_t transformer_bytes(const RAEDiT2DModelConfig& config, DType dtype, int64_t batch) {
+  return weight_bytes(RaeDitTransformer(config), dtype, batch) +
+         input_bytes(batch * config.in_channels * config.sample_size * config.sample_size);
+}
+
+int64_t decoder_bytes(const AutoencoderRAEConfig& config, DType dtype, int64_t batch) {
+  return weight_bytes(RaeDecoder(config), dtype, batch) +
+         input_bytes(batch * config.num_patches() * config.encoder_hidden_size);
+}
+
+int64_t encoder_bytes(const AutoencoderRAEConfig& c, DType dtype, int64_t batch) {
+  const Dinov2WithRegisters model(c.encoder_hidden_size, c.encoder_patch_size, c.encoder_num_hidden_layers);
+  return weight_bytes(model, dtype, batch) + input_bytes(batch * 3 * c.encoder_input_size * c.encoder_input_size);
 }
 
 }  // namespace raedit::models

@@ -25,4 +25,10 @@ double transformer_flops(const RAEDiT2DModelConfig& config, int64_t batch);
 double decoder_flops(const AutoencoderRAEConfig& config, int64_t batch);
 double encoder_flops(const AutoencoderRAEConfig& config, int64_t batch);
 
+// Bytes that one forward reads at least: every weight once, as the model keeps it (matrices in `dtype`, the rest in
+// float32; of a table that is looked up only the rows of the batch), and its input once.
+int64_t transformer_bytes(const RAEDiT2DModelConfig& config, DType dtype, int64_t batch);
+int64_t decoder_bytes(const AutoencoderRAEConfig& config, DType dtype, int64_t batch);
+int64_t encoder_bytes(const AutoencoderRAEConfig& config, DType dtype, int64_t batch);
+
 }  // namespace raedit::models

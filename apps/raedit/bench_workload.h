@@ -1,0 +1,37 @@
+// What `raedit bench` times: one forward of a model of a published size, of a config.json with random weights, or of a
+// model's own transformer.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "model_path.h"
+#include "ops/replay.h"
+#include "raedit/context.h"
+#include "raedit/dtype.h"
+
+namespace raedit::cli {
+
+struct WorkloadOptions {
+  std::string size = "xl";
+  ModelOptions model;
+  std::string device = "cpu";
+  int64_t batch = 1;
+};
+
+struct Workload {
+  std::string name;
+  double flops = 0;   // of one forward, two per multiply-add
+  int64_t bytes = 0;  // that one forward reads at least: models/workload.h
+  std::string part;   // "transformer", "decoder" or "encoder"
+  Json config;        // of that part's class in diffusers, for whoever builds the same model
+  std::vector<Tensor> inputs;
+  ops::Replay::Work forward;
+};
+
+// Loads or makes the model, with its weights where ctx runs.
+Workload make_workload(const WorkloadOptions& options, DType dtype, Context& ctx);
+
+}  // namespace raedit::cli
