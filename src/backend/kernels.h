@@ -156,6 +156,10 @@ class Kernels {
   // which weight and x then share between them (SmoothQuant, Xiao et al., 2211.10438): x is divided by
   // s = sqrt(input_max / max|weight|), weight multiplied. Throws Error(unsupported) where a device has no such product.
   virtual std::shared_ptr<const PackedMatrix> pack_int8(const Tensor& weight, const Tensor& input_max) const;
+  // For linear_swiglu(), and read by linear() as well: rows [0,N/2) are the values, the others the gates.
+  virtual std::shared_ptr<const PackedMatrix> pack_swiglu(const Tensor& weight, DType compute) const {
+    return pack(weight, compute);
+  }
   // out[M,N] = act(x[M,K] * weight^T + bias[N] float32). x of weight.dtype; out float32 or bfloat16.
   virtual void linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
                       const Tensor& out) const = 0;
@@ -171,7 +175,10 @@ class Kernels {
   virtual void norm(const NormArgs& args, const Tensor& out) const = 0;
   // Forms that a device may have for inference, several ops in one pass; ops/ composes them where fused() is false.
   virtual bool fused() const { return false; }
-  // swiglu(linear(x)), out [M,N/2]; false where there is no such product for these operands: nothing was done then.
+  // Whether matrices that read the same input are worth packing as one.
+  virtual bool joins() const { return false; }
+  // swiglu(linear(x)) of a pack_swiglu() matrix, out [M,N/2]; false where there is no such product for these operands:
+  // nothing was done then.
   virtual bool linear_swiglu(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, const Tensor& out) const {
     (void)x, (void)weight, (void)bias, (void)out;
     return false;
@@ -279,6 +286,7 @@ inline std::shared_ptr<const PackedMatrix> Kernels::pack_int8(const Tensor&, con
          .expected = "the processor",
          .hint = "quantize on the cpu, or use bfloat16 here"});
 }
+
 inline void Kernels::norm_rope(const NormArgs&, const Tensor&, const Tensor&, const Tensor&) const {
   raise({.code = ErrorCode::internal, .what = "not a kernel of this device", .where = "norm_rope"});
 }

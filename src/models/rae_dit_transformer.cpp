@@ -173,7 +173,7 @@ void RaeDitTransformer::complete() {
 
 void RaeDitTransformer::prepare(const backend::Kernels& kernels) {
   const auto depth = static_cast<size_t>(config.depth[kEncoder]);
-  if (!kernels.fused() || depth == 0) return;
+  if (!kernels.joins() || depth == 0) return;
   const nn::Linear& first = blocks.front().ada_ln;
   const int64_t rows = first.weight.shape[0];
   const auto count = static_cast<int64_t>(depth);
@@ -245,6 +245,19 @@ RAEDiTConditioning RaeDitTransformer::condition(Context& ctx, const Tensor& time
   c.activated = ops::silu(ctx, condition).reshape({c.time.dim(0), 1, c.time.dim(1)});
   if (encoder_ada_ln != nullptr && !blocks.front().ada_ln.weight.trainable)
     c.modulations = ops::linear(ctx, c.activated, {Tensor(), encoder_ada_ln}, encoder_ada_ln_bias);
+  return c;
+}
+
+RAEDiTConditioning RaeDitTransformer::condition_all(Context& ctx, const Tensor& timestep,
+                                                    const Tensor& class_labels) const {
+  RAEDiTConditioning c = condition(ctx, timestep, class_labels);
+  const int64_t depth = config.depth[kEncoder];
+  if (c.modulations.defined() || depth == 0 || ctx.tape() != nullptr) return c;
+  const int64_t width = blocks.front().ada_ln.weight.shape[0];
+  c.modulations = ctx.empty({c.activated.dim(0), 1, depth * width}, c.activated.dtype());
+  for (int64_t i = 0; i < depth; ++i)
+    ctx.kernels().copy(blocks[static_cast<size_t>(i)].ada_ln.forward(ctx, c.activated),
+                       c.modulations.slice(2, i * width, (i + 1) * width));
   return c;
 }
 
@@ -383,7 +396,7 @@ Tensor RAEDiT2DModel::forward(Context& ctx, const Tensor& hidden_states, const T
 }
 
 RAEDiTConditioning RAEDiT2DModel::condition(Context& ctx, const Tensor& timestep, const Tensor& class_labels) const {
-  return guarded("RAEDiT2DModel::condition", [&] { return model_->condition(ctx, timestep, class_labels); });
+  return guarded("RAEDiT2DModel::condition", [&] { return model_->condition_all(ctx, timestep, class_labels); });
 }
 
 Tensor RAEDiT2DModel::forward(Context& ctx, const Tensor& hidden_states, const RAEDiTConditioning& conditioning) const {

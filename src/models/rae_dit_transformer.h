@@ -88,7 +88,7 @@ struct RaeDitTransformer {
     visit("final_layer", self.final_layer);
   }
 
-  // The ada_ln of all encoder blocks as one product, where the device has fused kernels: they share their input.
+  // The ada_ln of all encoder blocks as one product, where the device joins matrices: they share their input.
   std::shared_ptr<const backend::PackedMatrix> encoder_ada_ln;  // [depth*6D,D]
   Tensor encoder_ada_ln_bias;
 
@@ -98,6 +98,8 @@ struct RaeDitTransformer {
 
   // See RAEDiT2DModel, for all of these.
   RAEDiTConditioning condition(Context& ctx, const Tensor& timestep, const Tensor& class_labels) const;
+  // condition() with the modulations of all encoder blocks, one product after another where they are not joined.
+  RAEDiTConditioning condition_all(Context& ctx, const Tensor& timestep, const Tensor& class_labels) const;
   Tensor forward(Context& ctx, const Tensor& hidden_states, const RAEDiTConditioning& conditioning,
                  const Tensor& conditioning_hidden_states, const ForwardObserver& observe) const;
   Tensor forward(Context& ctx, const Tensor& hidden_states, const Tensor& timestep, const Tensor& class_labels,

@@ -54,7 +54,7 @@ Attention::Attention(int64_t width, int64_t heads, const AttentionNames& parts)
 }
 
 void Attention::prepare(const backend::Kernels& kernels) {
-  if (!kernels.fused() || !to_q.weight.value.defined()) return;
+  if (!kernels.joins() || !to_q.weight.value.defined()) return;
   const DType dtype = to_out.weight.packed->dtype;
   const int64_t width = to_q.weight.shape[0];
   const Tensor weight = Tensor::empty({3 * width, to_q.weight.shape[1]}, to_q.weight.value.dtype());
@@ -85,6 +85,18 @@ void Attention::join_trainable(const backend::Kernels& kernels) {
   }
 }
 
+namespace {
+
+// Heads [B,N,H,Dh], normed and turned.
+Tensor placed(Context& ctx, const Tensor& x, const std::optional<Norm>& norm, const Rope* rope) {
+  if (!norm) return rope != nullptr ? rope->forward(ctx, x) : x;
+  const Tensor cos = rope != nullptr ? rope->freqs_cos.value : Tensor();
+  const Tensor sin = rope != nullptr ? rope->freqs_sin.value : Tensor();
+  return ops::norm_rope(ctx, x, norm->kind, norm->eps, norm->weight.value, norm->bias.value, cos, sin);
+}
+
+}  // namespace
+
 Tensor Attention::forward_joined(Context& ctx, const Tensor& x, const ops::Matrix& weight, const Tensor& bias,
                                  const Rope* rope) const {
   // [B,N,3H,Dh]: the heads of the queries, then those of the keys, then those of the values.
@@ -93,17 +105,11 @@ Tensor Attention::forward_joined(Context& ctx, const Tensor& x, const ops::Matri
   const auto heads = [this](const Tensor& t, int64_t part) {
     return t.slice(2, part * num_heads, (part + 1) * num_heads);
   };
-  const auto turned = [&](const Tensor& part, const std::optional<Norm>& norm) {
-    if (!norm) return rope != nullptr ? rope->forward(ctx, part) : part;
-    const Tensor cos = rope != nullptr ? rope->freqs_cos.value : Tensor();
-    const Tensor sin = rope != nullptr ? rope->freqs_sin.value : Tensor();
-    return ops::norm_rope(ctx, part, norm->kind, norm->eps, norm->weight.value, norm->bias.value, cos, sin);
-  };
   Tensor query, key;
   // With a tape one by one: gradients that are slices of one shape can be written without summing them in float32.
   if (q_norm || k_norm || ctx.tape() != nullptr) {
-    query = turned(heads(all, 0), q_norm);
-    key = turned(heads(all, 1), k_norm);
+    query = placed(ctx, heads(all, 0), q_norm, rope);
+    key = placed(ctx, heads(all, 1), k_norm, rope);
   } else {  // both at once
     const Tensor both = all.slice(2, 0, 2 * num_heads);
     const Tensor done = rope != nullptr ? rope->forward(ctx, both) : both;
@@ -117,20 +123,16 @@ Tensor Attention::forward(Context& ctx, const Tensor& x, const Rope* rope) const
   if (qkv != nullptr && !to_q.weight.trainable) return forward_joined(ctx, x, {Tensor(), qkv}, qkv_bias, rope);
   if (trained_weight_.defined()) return forward_joined(ctx, x, {trained_weight_, nullptr}, trained_bias_, rope);
   const Shape per_head{x.dim(0), x.dim(1), num_heads, x.dim(2) / num_heads};
-  Tensor query = to_q.forward(ctx, x).reshape(per_head);
-  Tensor key = to_k.forward(ctx, x).reshape(per_head);
+  const Tensor query = placed(ctx, to_q.forward(ctx, x).reshape(per_head), q_norm, rope);
+  const Tensor key = placed(ctx, to_k.forward(ctx, x).reshape(per_head), k_norm, rope);
   const Tensor value = to_v.forward(ctx, x).reshape(per_head);
-  if (q_norm) query = q_norm->forward(ctx, query);
-  if (k_norm) key = k_norm->forward(ctx, key);
-  if (rope != nullptr) {
-    query = rope->forward(ctx, query);
-    key = rope->forward(ctx, key);
-  }
   return to_out.forward(ctx, ops::attention(ctx, query, key, value).reshape(x.shape()));
 }
 
 FeedForward::FeedForward(int64_t width, int64_t inner, bool swiglu)
-    : use_swiglu(swiglu), proj(width, swiglu ? 2 * inner : inner), out(inner, width) {}
+    : use_swiglu(swiglu), proj(width, swiglu ? 2 * inner : inner), out(inner, width) {
+  proj.weight.swiglu = swiglu;
+}
 
 Tensor FeedForward::forward(Context& ctx, const Tensor& x) const {
   const Tensor hidden = use_swiglu ? ops::linear_swiglu(ctx, x, proj.weight.matrix(), proj.bias.value)

@@ -72,7 +72,7 @@ struct Attention {
   int64_t num_heads = 1;
   Linear to_q, to_k, to_v, to_out;
   std::optional<Norm> q_norm, k_norm;  // over the head width
-  // The three products as one, where the device has fused kernels.
+  // The three products as one, where the device joins matrices.
   std::shared_ptr<const backend::PackedMatrix> qkv;  // [3D,D]
   Tensor qkv_bias;                                   // [3D]
 

@@ -11,7 +11,9 @@ void assign(Parameter& parameter, const Tensor& source, DType dtype, const backe
   switch (parameter.role) {
     case Parameter::Role::matrix: {
       parameter.value = source.reshape({source.dim(0), -1});
-      if (!parameter.joined || !kernels.fused()) parameter.packed = kernels.pack(parameter.value, dtype);
+      if (parameter.joined && kernels.joins()) break;
+      parameter.packed =
+          parameter.swiglu ? kernels.pack_swiglu(parameter.value, dtype) : kernels.pack(parameter.value, dtype);
       break;
     }
     // Copies, so that the mapped file's pages can go.

@@ -36,8 +36,9 @@ struct Parameter {
   Role role = Role::vector;
   Shape shape;
   bool required = true;  // false: may be missing from the checkpoint, and value stays undefined
-  // Its module packs it together with others, where the device has fused kernels: see prepare().
+  // Its module packs it together with others, where the device joins matrices: see prepare().
   bool joined = false;
+  bool swiglu = false;     // the matrix of a linear_swiglu()
   bool trainable = false;  // make_trainable() was here
 
   // What ops read. For matrices `packed` is what they read, `value` what training would.

@@ -49,6 +49,8 @@ GatedNorm add_gated_norm(Context& ctx, const Tensor& x, const Tensor& y, const T
   for (const Tensor* operand : {&x, &y, &gate, &scale}) check_compute_dtype(kName, *operand);
   check_rank(kName, "x", x, 3);
   check_shape(kName, "y", y.shape(), x.shape());
+  if (weight.defined()) check_shape(kName, "weight", weight.shape(), {x.dim(2)});
+  check_float32(kName, "weight", weight);
   const auto wide = [&](const char* name, const Tensor& t) {
     return t.defined() ? expand_to(kName, name, t, x.shape()) : t;
   };

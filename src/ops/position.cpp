@@ -9,15 +9,22 @@
 #include "ops/tape.h"
 
 namespace raedit::ops {
+namespace {
+
+void check_pairs(const char* name, const Tensor& x) {
+  RAEDIT_CHECK(x.dim(3) % 2 == 0, {.code = ErrorCode::invalid_argument,
+                                   .what = "only pairs can be rotated",
+                                   .where = name,
+                                   .found = x.shape().str(),
+                                   .expected = "an even head width"});
+}
+
+}  // namespace
 
 Tensor rope(Context& ctx, const Tensor& x, const Tensor& cos, const Tensor& sin) {
   check_compute_dtype("rope", x);
   check_rank("rope", "x", x, 4);
-  RAEDIT_CHECK(x.dim(3) % 2 == 0, {.code = ErrorCode::invalid_argument,
-                                   .what = "only pairs can be rotated",
-                                   .where = "rope",
-                                   .found = x.shape().str(),
-                                   .expected = "an even head width"});
+  check_pairs("rope", x);
   check_shape("rope", "cos", cos.shape(), {x.dim(1), x.dim(3)});
   check_shape("rope", "sin", sin.shape(), {x.dim(1), x.dim(3)});
   const Tensor out = ctx.empty(x.shape(), x.dtype());
@@ -42,7 +49,13 @@ Tensor norm_rope(Context& ctx, const Tensor& x, backend::NormKind kind, float ep
   }
   check_compute_dtype("norm_rope", x);
   check_rank("norm_rope", "x", x, 4);
-  if (cos.defined()) check_shape("norm_rope", "cos", cos.shape(), {x.dim(1), x.dim(3)});
+  if (cos.defined()) {
+    check_pairs("norm_rope", x);
+    check_shape("norm_rope", "cos", cos.shape(), {x.dim(1), x.dim(3)});
+    check_shape("norm_rope", "sin", sin.shape(), {x.dim(1), x.dim(3)});
+  }
+  if (weight.defined()) check_shape("norm_rope", "weight", weight.shape(), {x.dim(3)});
+  if (bias.defined()) check_shape("norm_rope", "bias", bias.shape(), {x.dim(3)});
   const Tensor out = ctx.empty(x.shape(), x.dtype());
   const backend::NormArgs args{kind, eps, ctx.here(x), ctx.here(weight), ctx.here(bias), {}, {}};
   ctx.kernels().norm_rope(args, ctx.here(cos), ctx.here(sin), out);

@@ -12,7 +12,8 @@
 namespace raedit {
 namespace {
 
-constexpr int64_t kMostRowsAhead = 1024;  // 400 MB of modulations for the XL model
+// Modulations of the XL model in bfloat16: 400 MB, and 25 MB.
+constexpr int64_t kMostRowsOfDevice = 1024, kMostRowsOfHost = 64;
 
 // v for one half or both, guided if they are both.
 Tensor finish_velocity(Context& ctx, const Tensor& v, int64_t count, double scale) {
@@ -62,11 +63,16 @@ ops::Replay::Work decoder_guided(const RAEDiT2DModel& model, const RAEDiT2DModel
 
 VelocityField::VelocityField(Context& ctx, const RAEDiT2DModel& model, const Tensor& labels,
                              const RAEDiTPipelineArguments& arguments, const std::vector<float>& times)
-    : ctx_(ctx), model_(model), labels_(labels), arguments_(arguments), times_(times) {
+    : ctx_(ctx), model_(model), labels_(labels), arguments_(arguments), times_(times), first_row_(times.size()) {
   plan_encoder_passes();
-  if (!ctx.has_graphs()) return;
-  const int64_t rows = encoder_passes() * 2 * labels.dim(0);
-  if (rows <= kMostRowsAhead) condition_ahead();
+  // A device makes all steps or none; the processor as many as may be, in equal parts, which lie where the last one
+  // lay.
+  const int64_t passes = encoder_passes(), rows = 2 * labels.dim(0);
+  const int64_t most = (ctx.has_graphs() ? kMostRowsOfDevice : kMostRowsOfHost) / rows;
+  if (ctx.has_graphs())
+    steps_ahead_ = passes <= most ? passes : 0;
+  else if (const int64_t parts = most > 0 ? (passes + most - 1) / most : 0; parts > 0)
+    steps_ahead_ = (passes + parts - 1) / parts;
 }
 
 int64_t VelocityField::encoder_passes() const {
@@ -76,7 +82,7 @@ int64_t VelocityField::encoder_passes() const {
 Tensor VelocityField::at(const Tensor& latents, size_t i) {
   const Guidance guidance = guidance_at(times_[i]);
   if (reuses_) return from_tokens(latents, i, guidance);
-  if (guidance != Guidance::guide && ahead_.time.defined()) return from_conditioning(latents, i, guidance);
+  if (conditioning_of(i, guidance).modulations.defined()) return from_conditioning(latents, i, guidance);
   const double scale = arguments_.guidance_scale;
   const auto work =
       guidance == Guidance::guide ? whole_guided(model_, *arguments_.guide_transformer, scale) : whole(model_, scale);
@@ -118,23 +124,28 @@ void VelocityField::plan_encoder_passes() {
   reuses_ = encoder_passes() < static_cast<int64_t>(times_.size());
 }
 
-// One row for each picture, or half of one, of each step that computes the encoder stream.
-void VelocityField::condition_ahead() {
+// Of steps_ahead_ steps from `begin` on that compute the encoder stream: a row for each picture, or half of one.
+void VelocityField::condition_ahead(size_t begin) {
   std::vector<float> t;
   std::vector<int64_t> labels;
-  for (size_t i = 0; i < times_.size(); ++i) {
-    first_row_.push_back(static_cast<int64_t>(t.size()));
-    if (!encodes_[i]) continue;
-    const Tensor ids = labels_of(guidance_at(times_[i]));
-    t.insert(t.end(), static_cast<size_t>(ids.dim(0)), times_[i]);
-    for (const int64_t id : ids.to_vector<int64_t>()) labels.push_back(id);
+  int64_t steps = 0;
+  for (ahead_end_ = begin; ahead_end_ < times_.size() && steps < steps_ahead_; ++ahead_end_) {
+    const Guidance guidance = guidance_at(times_[ahead_end_]);
+    if (!encodes_[ahead_end_] || guidance == Guidance::guide) continue;
+    ++steps;
+    first_row_[ahead_end_] = static_cast<int64_t>(t.size());
+    t.insert(t.end(), static_cast<size_t>(rows_of(guidance)), times_[ahead_end_]);
+    for (const int64_t id : labels_of(guidance).to_vector<int64_t>()) labels.push_back(id);
   }
+  ahead_ = {};  // its memory serves the next
   const auto rows = static_cast<int64_t>(t.size());
   ahead_ = model_.condition(ctx_, Tensor::from(t, {rows}), Tensor::from(labels, {rows}));
-  if (!ahead_.modulations.defined()) ahead_ = {};
 }
 
-RAEDiTConditioning VelocityField::conditioning_of(size_t i, Guidance guidance) const {
+// Nothing where it is not made ahead.
+RAEDiTConditioning VelocityField::conditioning_of(size_t i, Guidance guidance) {
+  if (guidance == Guidance::guide || steps_ahead_ == 0) return {};
+  if (i >= ahead_end_) condition_ahead(i);
   return ahead_.slice(first_row_[i], first_row_[i] + rows_of(guidance));
 }
 
@@ -161,8 +172,7 @@ Tensor VelocityField::from_tokens(const Tensor& latents, size_t i, Guidance guid
 
 void VelocityField::compute_tokens(const Tensor& latents, size_t i, Guidance guidance) {
   tokens_ = guide_tokens_ = Tensor();  // their memory serves the new ones
-  if (ahead_.time.defined() && guidance != Guidance::guide) {
-    const RAEDiTConditioning now = conditioning_of(i, guidance);
+  if (const RAEDiTConditioning now = conditioning_of(i, guidance); now.modulations.defined()) {
     tokens_ = encode(model_, {latents, now.time, now.activated, now.modulations});
     return;
   }

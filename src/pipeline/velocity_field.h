@@ -10,8 +10,9 @@
 
 namespace raedit {
 
-// Where the device has graphs, each kind of evaluation is captured once per Context and replayed; where the
-// conditioning of all steps is small, it is made before the first. With arguments.encoder_reuse an evaluation is two
+// Where the device has graphs, each kind of evaluation is captured once per Context and replayed. What times and labels
+// alone decide is made for many steps at once: its weights, a quarter of the XL model's, are then read once for all of
+// these steps, and not once for a row or two of each. With arguments.encoder_reuse an evaluation is two
 // pieces, the encoder stream and the rest, and only some steps run the first.
 class VelocityField {
  public:
@@ -35,8 +36,8 @@ class VelocityField {
   Tensor labels_of(Guidance guidance) const;
 
   void plan_encoder_passes();
-  void condition_ahead();
-  RAEDiTConditioning conditioning_of(size_t i, Guidance guidance) const;
+  void condition_ahead(size_t begin);
+  RAEDiTConditioning conditioning_of(size_t i, Guidance guidance);
 
   Tensor from_conditioning(const Tensor& latents, size_t i, Guidance guidance);
   Tensor from_tokens(const Tensor& latents, size_t i, Guidance guidance);
@@ -53,9 +54,11 @@ class VelocityField {
   const std::vector<float>& times_;
   std::vector<bool> encodes_;  // each step
   bool reuses_ = false;        // not all of them
-  RAEDiTConditioning ahead_;   // of the steps that compute the encoder stream
-  std::vector<int64_t> first_row_;
-  Tensor tokens_, guide_tokens_;  // of the last step that made them
+  int64_t steps_ahead_ = 0;    // whose conditioning is made at once; 0: none
+  RAEDiTConditioning ahead_;   // of the steps before ahead_end_ that compute the encoder stream
+  size_t ahead_end_ = 0;
+  std::vector<int64_t> first_row_;  // of each step in ahead_
+  Tensor tokens_, guide_tokens_;    // of the last step that made them
 };
 
 }  // namespace raedit

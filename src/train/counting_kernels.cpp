@@ -26,13 +26,14 @@ class CountedMatrix final : public PackedMatrix {
 // The gradients that are written stand on the forms below (backend/kernels.h), and so their passes are counted, too.
 class CountingKernels final : public backend::Kernels {
  public:
-  CountingKernels(std::shared_ptr<const CountingMemory> memory, std::shared_ptr<Arena> work, bool fused)
-      : memory_(std::move(memory)), work_(std::move(work)), fused_(fused) {}
+  CountingKernels(std::shared_ptr<const CountingMemory> memory, std::shared_ptr<Arena> work, bool joins)
+      : memory_(std::move(memory)), work_(std::move(work)), joins_(joins) {}
 
   std::shared_ptr<const DeviceMemory> memory() const override { return memory_; }
   std::string description() const override { return "counting"; }
   double ceiling_flops(DType) const override { return 0; }
-  bool fused() const override { return fused_; }
+  bool fused() const override { return true; }
+  bool joins() const override { return joins_; }
   Tensor scratch(const Shape& shape) const override {
     return Tensor(work_->allocate(static_cast<size_t>(shape.numel()) * sizeof(float)), 0, shape, DType::float32);
   }
@@ -92,7 +93,7 @@ class CountingKernels final : public backend::Kernels {
  private:
   std::shared_ptr<const CountingMemory> memory_;
   std::shared_ptr<Arena> work_;
-  bool fused_;
+  bool joins_;
 };
 
 }  // namespace
@@ -122,8 +123,8 @@ void CountingMemory::free(std::byte* data) const noexcept {
 }
 
 std::unique_ptr<backend::Kernels> make_counting_kernels(std::shared_ptr<const CountingMemory> memory,
-                                                        std::shared_ptr<Arena> work, bool fused) {
-  return std::make_unique<CountingKernels>(std::move(memory), std::move(work), fused);
+                                                        std::shared_ptr<Arena> work, bool joins) {
+  return std::make_unique<CountingKernels>(std::move(memory), std::move(work), joins);
 }
 
 }  // namespace raedit::train

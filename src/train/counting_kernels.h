@@ -31,8 +31,8 @@ class CountingMemory final : public DeviceMemory {
 };
 
 // Tensors live in `memory`. What a kernel needs while it runs, and packed weights, come from `work` in the sizes that
-// the processor's kernels take; those that round operands on the way take less. fused: it has the forms for inference.
+// the processor's kernels take; those that round operands on the way take less. joins: see Kernels.
 std::unique_ptr<backend::Kernels> make_counting_kernels(std::shared_ptr<const CountingMemory> memory,
-                                                        std::shared_ptr<Arena> work, bool fused);
+                                                        std::shared_ptr<Arena> work, bool joins);
 
 }  // namespace raedit::train

@@ -129,6 +129,7 @@ class FakeCuda final : public backend::Kernels {
     enqueue([this, args = at(args), out = at(out)] { cpu_.norm(args, out); });
   }
   bool fused() const override { return true; }
+  bool joins() const override { return true; }
   bool linear_swiglu(const Tensor& x, const PackedMatrix& weight, const Tensor& bias,
                      const Tensor& out) const override {
     enqueue([this, &weight, x = at(x), bias = at(bias), out = at(out)] {

@@ -74,6 +74,59 @@ TEST_P(RowInvariance, LinearInEightBits) {
   }
 }
 
+TEST_P(RowInvariance, LinearSwiglu) {
+  for (const int64_t k : {17, 128, 1100}) {
+    for (const int64_t half : {5, 64, 70}) {
+      const Tensor x = random({257, k}, 1);
+      const Tensor w = random_normal({2 * half, k}, DType::float32, 2),
+                   bias = random_normal({2 * half}, DType::float32, 3);
+      const ops::Matrix weight{w, ctx_.kernels().pack_swiglu(w, GetParam())};
+      const Tensor all = ops::linear_swiglu(ctx_, x, weight, bias);
+      for (const int64_t m : {1, 6, 7, 256})
+        expect_same(ops::linear_swiglu(ctx_, x.slice(0, 257 - m, 257), weight, bias), all.slice(0, 257 - m, 257),
+                    std::to_string(m) + " rows, K " + std::to_string(k) + ", half " + std::to_string(half));
+    }
+  }
+}
+
+// Fused forms are their parts, to the last bit: training, which runs the parts, sees what inference sees.
+TEST_P(RowInvariance, FusedProductsAreTheirParts) {
+  const Tensor x = random({67, 72}, 1), w = random_normal({170, 72}, DType::float32, 2);
+  const Tensor bias = random_normal({170}, DType::float32, 3);
+  const ops::Matrix plain{w, ctx_.kernels().pack(w, GetParam())};
+  const ops::Matrix paired{w, ctx_.kernels().pack_swiglu(w, GetParam())};
+  const Tensor product = ops::linear(ctx_, x, plain, bias);
+  expect_same(ops::linear(ctx_, x, paired, bias), product, "linear of pairs");
+  expect_same(ops::linear_swiglu(ctx_, x, paired, bias), ops::swiglu(ctx_, product), "linear_swiglu");
+  for (const ops::Activation act : {ops::Activation::silu, ops::Activation::gelu, ops::Activation::gelu_tanh})
+    expect_same(ops::linear(ctx_, x, plain, bias, act), ops::activation(ctx_, product, act), "activation");
+}
+
+TEST_P(RowInvariance, FusedNormsAreTheirParts) {
+  for (const int64_t width : {5, 72, 1300}) {
+    const Tensor x = random({3, 17, width}, 1), y = random({3, 17, width}, 2),
+                 modulation = random({3, 1, 3 * width}, 3);
+    const Tensor weight = random_normal({width}, DType::float32, 4);
+    const auto part = [&](int64_t i) { return modulation.slice(2, i * width, (i + 1) * width); };
+    for (const ops::NormKind kind : {ops::NormKind::layer, ops::NormKind::rms}) {
+      const ops::GatedNorm both = ops::add_gated_norm(ctx_, x, y, part(0), kind, 1e-6f, weight, part(1), part(2));
+      const Tensor sum = ops::add_gated(ctx_, x, y, part(0));
+      expect_same(both.sum, sum, "sum of width " + std::to_string(width));
+      expect_same(both.normed, ops::modulated_norm(ctx_, sum, kind, 1e-6f, weight, part(1), part(2)), "its norm");
+    }
+  }
+  for (const int64_t width : {4, 72, 1300}) {
+    const Tensor x = random({2, 9, 3, width}, 1), weight = random_normal({width}, DType::float32, 2);
+    const Tensor cos = random_normal({9, width}, DType::float32, 3), sin = random_normal({9, width}, DType::float32, 4);
+    expect_same(ops::norm_rope(ctx_, x, ops::NormKind::rms, 1e-6f, weight, {}, cos, sin),
+                ops::rope(ctx_, ops::rms_norm(ctx_, x, weight, 1e-6f), cos, sin), "rms_norm and rope");
+    expect_same(ops::norm_rope(ctx_, x, ops::NormKind::layer, 1e-6f, weight, weight, cos, sin),
+                ops::rope(ctx_, ops::layer_norm(ctx_, x, weight, weight, 1e-6f), cos, sin), "layer_norm and rope");
+    expect_same(ops::norm_rope(ctx_, x, ops::NormKind::layer, 1e-6f, weight, weight, {}, {}),
+                ops::layer_norm(ctx_, x, weight, weight, 1e-6f), "layer_norm");
+  }
+}
+
 TEST_P(RowInvariance, AttentionOfOnePictureInABatch) {
   for (const int64_t tokens : {1, 5, 49, 65}) {
     for (const int64_t width : {12, 72}) {

@@ -74,6 +74,20 @@ TEST_P(Sentinel, LinearInEightBits) {
       }
 }
 
+TEST_P(Sentinel, LinearSwiglu) {
+  for (const int64_t m : {1, 7, 65})
+    for (const int64_t half : {1, 17, 33, 72}) {
+      const Tensor x = random({m, 5});
+      const auto weight = kernels().pack_swiglu(random_normal({2 * half, 5}, DType::float32, 2), GetParam());
+      const Tensor bias = random_float32({2 * half}, 3);
+      const auto run = [&](const Tensor& to) { return kernels().linear_swiglu(x, *weight, bias, to); };
+      if (!run(here(Tensor::empty({m, half}, GetParam())))) continue;  // no such product on this device
+      expect_inside("linear_swiglu", {m, half}, GetParam(), run);
+      expect_inside("linear of pairs", {m, 2 * half}, GetParam(),
+                    [&](const Tensor& to) { kernels().linear(x, *weight, bias, Activation::none, to); });
+    }
+}
+
 TEST_P(Sentinel, Matmul) {
   for (const int64_t m : {1, 7, 65})
     for (const int64_t n : {1, 17, 72}) {
@@ -102,6 +116,17 @@ TEST_P(Sentinel, RowsOfAnyWidth) {
       expect_inside("norm", shape, GetParam(), [&](const Tensor& to) {
         kernels().norm({kind, 1e-6f, x, weight, weight, y, z}, to);
       });
+    const Tensor sum = here(Tensor::empty(shape, GetParam()));
+    for (const NormKind kind : {NormKind::layer, NormKind::rms}) {
+      const backend::NormArgs args{kind, 1e-6f, sum, weight, {}, y, z};
+      expect_inside("the norm of add_gated_norm", shape, GetParam(),
+                    [&](const Tensor& to) { kernels().add_gated_norm(x, y, z, args, to); });
+      expect_inside("the sum of add_gated_norm", shape, GetParam(), [&](const Tensor& to) {
+        backend::NormArgs into = args;
+        into.x = to;
+        kernels().add_gated_norm(x, y, z, into, sum);
+      });
+    }
     for (const Activation act : {Activation::none, Activation::silu, Activation::gelu, Activation::gelu_tanh})
       expect_inside("activation", shape, GetParam(), [&](const Tensor& to) { kernels().activation(act, x, to); });
     for (const Binary kind : {Binary::add, Binary::sub, Binary::mul, Binary::div})

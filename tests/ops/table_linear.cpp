@@ -20,12 +20,13 @@ struct Form {
   bool packed = false;
   Activation act = Activation::none;
   DType source = DType::float32;  // of the weight
+  bool paired = false;            // packed as that of a SwiGLU
 };
 
 std::string name_of(const Form& form) {
   static const char* const kNames[] = {"", ", silu", ", gelu", ", gelu_tanh"};
   return std::string(raedit::name_of(form.source)) + " weight" + (form.bias ? ", bias" : "") +
-         (form.packed ? ", packed" : "") + kNames[static_cast<int>(form.act)];
+         (form.packed ? ", packed" : "") + (form.paired ? " in pairs" : "") + kNames[static_cast<int>(form.act)];
 }
 
 Tensor bias_of(const Tensors& in) {
@@ -47,7 +48,9 @@ Case linear_case(const Form& form, const Shape& x, int64_t n) {
 
   test.op = [form](Context& ctx, const Tensors& in) {
     ops::Matrix weight{in[1].to(form.source)};
-    if (form.packed) weight.packed = ctx.kernels().pack(weight.value, in[0].dtype());
+    if (form.packed)
+      weight.packed = form.paired ? ctx.kernels().pack_swiglu(weight.value, in[0].dtype())
+                                  : ctx.kernels().pack(weight.value, in[0].dtype());
     return ops::linear(ctx, in[0], weight, bias_of(in), form.act);
   };
   const auto before = [form](const Tensors& in) {
@@ -72,6 +75,36 @@ Case linear_case(const Form& form, const Shape& x, int64_t n) {
     test.rounds_between = true;
   }
   test.work = static_cast<double>(x.numel() * n);
+  return test;
+}
+
+// A product of 2 * half columns and its SwiGLU in one pass. A tape takes them apart.
+Case swiglu_case(bool bias, bool packed, const Shape& x, int64_t half) {
+  const auto before = [](const Tensors& in) {
+    return composite::linear(in[0], weight_of(in, DType::float32), bias_of(in));
+  };
+  // |error of value * silu(gate)| where value and gate err by as much as `sizes` says, for one unit.
+  const auto through = [half](const Tensor& product, const Tensor& sizes) {
+    const auto cut = [half](const Tensor& t, int part) { return t.slice(-1, part * half, (part + 1) * half); };
+    const Tensor gates = absolute(composite::activation(Activation::silu, cut(product, 1)));
+    return plus(map(cut(sizes, 0), gates, [](double size, double gate) { return size * gate; }),
+                map(cut(sizes, 1), absolute(cut(product, 0)),
+                    [](double size, double value) { return kSteepest * size * value; }));
+  };
+  Case test = linear_case({.bias = bias, .packed = packed, .paired = true}, x, 2 * half);
+  test.op = [packed](Context& ctx, const Tensors& in) {
+    ops::Matrix weight{in[1]};
+    if (packed) weight.packed = ctx.kernels().pack_swiglu(weight.value, in[0].dtype());
+    return ops::linear_swiglu(ctx, in[0], weight, bias_of(in));
+  };
+  test.composite = [before](const Tensors& in) { return composite::swiglu(before(in)); };
+  test.magnitude = [=, sizes = test.magnitude](const Tensors& in) { return through(before(in), sizes(in)); };
+  // Without the fused form the product is rounded before.
+  test.rounded = [=](const Tensors& in) {
+    return plus(absolute(composite::swiglu(before(in))), through(before(in), absolute(before(in))));
+  };
+  test.steps += kFunctionSteps;
+  test.differentiable = false;
   return test;
 }
 
@@ -117,6 +150,20 @@ void add_linear_ops(std::vector<Op>& table) {
       for (const Shape& x : {Shape{1, 16}, Shape{7, 5}, Shape{65, 72}})
         fused.cases.push_back(linear_case({.bias = bias, .packed = true, .act = act}, x, 65));
   table.push_back(fused);
+
+  Op paired{"linear_of_pairs", {}}, swiglu{"linear_swiglu", {}};
+  for (const bool bias : {false, true})
+    for (const Shape& x : {Shape{1, 16}, Shape{7, 5}, Shape{65, 72}, Shape{2, 3, 63}})
+      for (const int64_t half : {1, 16, 33, 64, 85}) {
+        paired.cases.push_back(linear_case({.bias = bias, .packed = true, .paired = true}, x, 2 * half));
+        swiglu.cases.push_back(swiglu_case(bias, true, x, half));
+        if (half == 33) swiglu.cases.push_back(swiglu_case(bias, false, x, half));
+      }
+  paired.cases.push_back(
+      linear_case({.packed = true, .act = Activation::silu, .source = DType::bfloat16, .paired = true}, {13, 63}, 66));
+  swiglu.cases.push_back(swiglu_case(true, true, {600, 128}, 70));  // more rows than a thread's block
+  table.push_back(paired);
+  table.push_back(swiglu);
 }
 
 }  // namespace raedit::test

@@ -126,6 +126,23 @@ TEST(PipelineRun, APictureDependsOnItsSeedAlone) {
   }
 }
 
+// Modulations are made for all steps at once, for two of them, and for each step in its forward: 2, 24 and 80 rows a
+// guided step.
+TEST(PipelineRun, APictureDoesNotNoticeForHowManyStepsModulationsAreMade) {
+  Context ctx = test::test_context();
+  auto run = arguments(7, 2.0);
+  run.guidance_start = 0.2;
+  run.guidance_end = 0.8;
+  run.class_labels = {2};
+  run.output_type = OutputType::latent;
+  const Tensor alone = pipeline()(ctx, run).latents;
+  for (const int64_t count : {12, 40}) {
+    run.num_images_per_prompt = count;
+    const Tensor together = pipeline()(ctx, run).latents;
+    testing::expect_same_rows(std::to_string(count), alone, together.slice(0, 0, 1));
+  }
+}
+
 TEST(PipelineRun, GeneratorsAdvance) {
   Context ctx = test::test_context();
   auto drawn = arguments(0);
@@ -219,6 +236,7 @@ TEST(PipelineRun, IsWholeAfterACancel) {
 // ---- memory: without a tape nothing is kept
 
 TEST(PipelineRun, StepsAndRunsTakeNoMoreMemoryThanTheFirst) {
+  constexpr size_t kSlack = 64 << 10;  // they no longer find the arena empty
   std::vector<size_t> in_use, reserved, peak;
   const auto note = [&](const Arena& arena) {
     in_use.push_back(arena.bytes_in_use());
@@ -234,14 +252,18 @@ TEST(PipelineRun, StepsAndRunsTakeNoMoreMemoryThanTheFirst) {
     in_use.clear(), reserved.clear(), peak.clear();
     auto run = arguments(1, guidance);
     run.output_type = OutputType::latent;
-    run.num_inference_steps = 12;
+    run.num_inference_steps = 30;
     pipeline()(ctx, run);
-    ASSERT_EQ(in_use.size(), 12u);
-    // The second step holds the first one's result too; from then on nothing may grow.
+    ASSERT_EQ(in_use.size(), 30u);
+    // The second step holds the first one's result too; from then on nothing may grow, nor when modulations are made
+    // for the next 10 or 15 steps.
     for (size_t i = 2; i < in_use.size(); ++i) {
       EXPECT_EQ(in_use[i], in_use[1]) << i;
-      EXPECT_EQ(reserved[i], reserved[1]) << i;
-      EXPECT_EQ(peak[i], peak[1]) << i;
+      EXPECT_LE(reserved[i], reserved[1] + (i < 10 ? 0 : kSlack)) << i;
+      EXPECT_LE(peak[i], peak[1] + (i < 10 ? 0 : kSlack)) << i;
+      if (i < 20) continue;
+      EXPECT_EQ(reserved[i], reserved[19]) << i;
+      EXPECT_EQ(peak[i], peak[19]) << i;
     }
   }
   EXPECT_EQ(ctx.arena().bytes_in_use(), 0u);

@@ -9,6 +9,9 @@
 
 namespace raedit::backend::cpu {
 
+class CpuPackedMatrix;
+struct Epilogue;
+
 // threads >= 1.
 std::unique_ptr<Kernels> make_cpu_kernels(int threads);
 
@@ -25,8 +28,10 @@ class CpuKernels final : public Kernels {
 
   std::shared_ptr<const PackedMatrix> pack(const Tensor& weight, DType compute) const override;
   std::shared_ptr<const PackedMatrix> pack_int8(const Tensor& weight, const Tensor& input_max) const override;
+  std::shared_ptr<const PackedMatrix> pack_swiglu(const Tensor& weight, DType compute) const override;
   void linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
               const Tensor& out) const override;
+  bool linear_swiglu(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, const Tensor& out) const override;
   void matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate, DType compute) const override;
   void matmul_into(const Tensor& a, const Tensor& b, const Gradient& out, DType compute) const override;
   void attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out) const override;
@@ -36,6 +41,10 @@ class CpuKernels final : public Kernels {
                                const Gradient& dq, const Gradient& dk, const Gradient& dv) const override;
 
   void norm(const NormArgs& args, const Tensor& out) const override;
+  bool fused() const override { return true; }
+  void norm_rope(const NormArgs& args, const Tensor& cos, const Tensor& sin, const Tensor& out) const override;
+  void add_gated_norm(const Tensor& x, const Tensor& y, const Tensor& gate, const NormArgs& args,
+                      const Tensor& out) const override;
   void norm_backward(const Tensor& dout, const NormArgs& args, const NormGrads& grads) const override;
 
   void activation(Activation kind, const Tensor& x, const Tensor& out) const override;
@@ -90,6 +99,8 @@ class CpuKernels final : public Kernels {
   Tensor even_rows(const Tensor& x) const;
   // linear() without the activation, for a matrix of pack_int8().
   void linear_int8(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, const Tensor& out) const;
+  std::shared_ptr<const PackedMatrix> pack_as(const Tensor& weight, DType compute, bool paired) const;
+  void multiply(const Tensor& x, const CpuPackedMatrix& weight, const Epilogue& finish) const;
   // out (+)= a * b of bfloat16 matrices, on the dot product.
   void multiply_halves(const Tensor& a, const Tensor& b, const Tensor& out, bool add) const;
 

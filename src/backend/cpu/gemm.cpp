@@ -23,7 +23,7 @@ struct Partition {
   int64_t block_rows;
 
   // Blocks shrink until every thread has a few: the result does not depend on where the cuts are.
-  Partition(int64_t m, int64_t n, int threads) : groups((n + kTileColumns - 1) / kTileColumns) {
+  Partition(int64_t m, int64_t all_groups, int threads) : groups(all_groups) {
     row_blocks = (m + kMaxBlockRows - 1) / kMaxBlockRows;
     const int64_t most_blocks = (m + kTileRows - 1) / kTileRows;
     while (threads > 1 && groups * row_blocks < 4 * threads && row_blocks < most_blocks) ++row_blocks;
@@ -82,11 +82,9 @@ template <class Source>
 constexpr int64_t kWorkspace = (kMaxBlockRows * kTileColumns + Source::kScratch + 1023) / 1024 * 1024;
 
 template <class Source>
-void run(const Source& source, int64_t m, const CpuPackedMatrix& w, const float* bias, const Tensor& out,
-         float* workspace, int threads) {
-  const Partition parts(m, w.n, threads);
-  const int64_t out_stride = out.stride(0);
-  const auto out_size = static_cast<int64_t>(size_of(out.dtype()));
+void run(const Source& source, int64_t m, const CpuPackedMatrix& w, const Epilogue& finish, float* workspace,
+         int threads) {
+  const Partition parts(m, w.groups(), threads);
   const int team = static_cast<int>(std::min<int64_t>(threads, parts.items()));
 #pragma omp parallel num_threads(team)
   {
@@ -101,34 +99,46 @@ void run(const Source& source, int64_t m, const CpuPackedMatrix& w, const float*
       const int64_t rows = std::min(parts.block_rows, m - row);
       if (w.k == 0) std::fill_n(sums, rows * kTileColumns, 0.0f);
       source.fill(w, group, row, rows, sums, scratch);
-      const int64_t column = group * kTileColumns;
-      store_tile(sums, rows, std::min(kTileColumns, w.n - column), bias ? bias + column : nullptr,
-                 out.raw() + (row * out_stride + column) * out_size, out_stride, out.dtype());
+      finish.store(sums, group, row, rows);
     }
   }
+}
+
+// Rows of the weight that become one panel.
+struct PanelRows {
+  int64_t first, count;
+};
+
+PanelRows rows_of(const CpuPackedMatrix& packed, int64_t panel) {
+  constexpr int64_t kPairPanels = kPairColumns / kPanel;
+  int64_t first = panel * kPanel, end = packed.n;
+  if (packed.paired) {
+    const int64_t half = packed.n / 2;
+    const bool gate = panel / kPairPanels % 2 != 0;
+    first = (panel / (2 * kPairPanels) * kPairPanels + panel % kPairPanels) * kPanel + (gate ? half : 0);
+    end = gate ? packed.n : half;
+  }
+  return {std::min(first, end), std::clamp<int64_t>(end - first, 0, kPanel)};
 }
 
 // Panels are written in order, 16 rows are read side by side.
 template <class From, class To>
 void pack_panels(const Tensor& weight, CpuPackedMatrix& packed, int threads) {
-  const int64_t n = packed.n;
-  const int64_t k = packed.k;
-  const int64_t row_stride = weight.stride(0);
-  const int64_t column_stride = weight.stride(1);
+  const int64_t k = packed.k, panel_stride = packed.panel_stride();
+  const int64_t row_stride = weight.stride(0), column_stride = weight.stride(1);
   const From* from = weight.data<From>();
   To* to = reinterpret_cast<To*>(packed.storage->data());
-  const int64_t panel_stride = packed.panel_stride();
   constexpr int64_t kGroup = sizeof(To) == 2 ? 2 : 1;  // neighbours in k that stand together
-  const int64_t panels = round_up(n, kTileColumns) / kPanel;
+  const int64_t panels = packed.panels_count();
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t p = 0; p < panels; ++p) {
     To* panel = to + p * panel_stride;
-    const int64_t rows = std::clamp<int64_t>(n - p * kPanel, 0, kPanel);
-    if (rows < kPanel || panel_stride / kPanel > k) std::fill(panel, panel + panel_stride, To(0.0f));
+    const PanelRows rows = rows_of(packed, p);
+    if (rows.count < kPanel || panel_stride / kPanel > k) std::fill(panel, panel + panel_stride, To(0.0f));
     for (int64_t i = 0; i < k; ++i) {
       To* target = panel + i / kGroup * kGroup * kPanel + i % kGroup;
-      const From* source = from + p * kPanel * row_stride + i * column_stride;
-      for (int64_t c = 0; c < rows; ++c)
+      const From* source = from + rows.first * row_stride + i * column_stride;
+      for (int64_t c = 0; c < rows.count; ++c)
         target[c * kGroup] = static_cast<To>(static_cast<float>(source[c * row_stride]));
     }
   }
@@ -148,15 +158,19 @@ void pack_from(const Tensor& weight, CpuPackedMatrix& packed, int threads) {
 void pack_pairs(const Tensor& weight, CpuPackedMatrix& packed, int threads) {
   const auto* from = reinterpret_cast<const uint16_t*>(weight.data<bfloat16>());
   auto* to = reinterpret_cast<uint16_t*>(packed.storage->data());
-  const int64_t stride = packed.panel_stride(), panels = round_up(packed.n, kTileColumns) / kPanel;
-  parallel_for(threads, panels, weight.numel(), [&](int64_t p) {
-    const int64_t rows = std::clamp<int64_t>(packed.n - p * kPanel, 0, kPanel);
-    pack_column_pairs(from + p * kPanel * weight.stride(0), weight.stride(0), rows, packed.k, to + p * stride);
+  const int64_t stride = packed.panel_stride();
+  parallel_for(threads, packed.panels_count(), weight.numel(), [&](int64_t p) {
+    const PanelRows rows = rows_of(packed, p);
+    pack_column_pairs(from + rows.first * weight.stride(0), weight.stride(0), rows.count, packed.k, to + p * stride);
   });
 }
 
 bool is_for_dot_product(const Tensor& a, const Tensor& b) {
   return a.dtype() == DType::bfloat16 && b.dtype() == DType::bfloat16 && has_avx512_bf16();
+}
+
+const float* data_of(const Tensor& bias) {
+  return bias.defined() ? bias.data<float>() : nullptr;
 }
 
 PairRows pair_rows(const Tensor& t) {
@@ -166,13 +180,21 @@ PairRows pair_rows(const Tensor& t) {
 }  // namespace
 
 std::shared_ptr<const PackedMatrix> CpuKernels::pack(const Tensor& weight, DType compute) const {
+  return pack_as(weight, compute, false);
+}
+
+std::shared_ptr<const PackedMatrix> CpuKernels::pack_swiglu(const Tensor& weight, DType compute) const {
+  return pack_as(weight, compute, weight.dim(0) % 2 == 0);
+}
+
+std::shared_ptr<const PackedMatrix> CpuKernels::pack_as(const Tensor& weight, DType compute, bool paired) const {
   auto packed = std::make_shared<CpuPackedMatrix>();
   packed->n = weight.dim(0);
   packed->k = weight.dim(1);
   packed->dtype = compute;
-  const int64_t elements = round_up(packed->n, kTileColumns) / kPanel * packed->panel_stride();
-  const size_t bytes = static_cast<size_t>(elements) * size_of(compute);
+  packed->paired = paired;
   // What comes from a file stays as long as the model; in training weights are packed anew in every step.
+  const size_t bytes = packed->nbytes();
   packed->storage = weight.storage()->read_only() ? Storage::allocate(bytes) : temporary_bytes(bytes);
   if (compute != DType::bfloat16)
     pack_from<float>(weight, *packed, threads_);
@@ -199,32 +221,40 @@ Tensor CpuKernels::even_rows(const Tensor& x) const {
 
 void CpuKernels::linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
                         const Tensor& out) const {
-  const int64_t m = x.dim(0);
-  if (m == 0) return;
   if (weight.dtype == DType::int8) {
-    linear_int8(x, weight, bias, out);
+    if (x.dim(0) > 0) linear_int8(x, weight, bias, out);
     if (act != Activation::none) activation(act, out, out);
     return;
   }
   const auto& w = static_cast<const CpuPackedMatrix&>(weight);
-  const float* b = bias.defined() ? bias.data<float>() : nullptr;
-  const auto floats = [&](int64_t count) {
-    return temporary_bytes(static_cast<size_t>(threads_ * count) * sizeof(float));
-  };
-  if (w.dtype == DType::float32) {
-    const auto workspace = floats(kWorkspace<F32Source>);
-    run(F32Source{x.data<float>(), x.stride(0)}, m, w, b, out, reinterpret_cast<float*>(workspace->data()), threads_);
-  } else if (has_avx512_bf16()) {
+  multiply(x, w, {.out = out, .n = w.n, .bias = data_of(bias), .act = act, .paired = w.paired});
+}
+
+bool CpuKernels::linear_swiglu(const Tensor& x, const PackedMatrix& weight, const Tensor& bias,
+                               const Tensor& out) const {
+  if (weight.dtype == DType::int8) return false;
+  const auto& w = static_cast<const CpuPackedMatrix&>(weight);
+  if (!w.paired) return false;
+  multiply(x, w, {.out = out, .n = w.n, .bias = data_of(bias), .paired = true, .swiglu = true});
+  return true;
+}
+
+void CpuKernels::multiply(const Tensor& x, const CpuPackedMatrix& w, const Epilogue& finish) const {
+  const int64_t m = x.dim(0);
+  if (m == 0) return;
+  if (w.dtype == DType::bfloat16 && has_avx512_bf16()) {
     const Tensor rows = even_rows(x);
-    dot_product({reinterpret_cast<const uint16_t*>(rows.data<bfloat16>()), rows.stride(0), w.panels<uint16_t>(),
-                 w.panel_stride(), m, w.n, w.k, b},
-                out, false, temporary_bytes(dot_workspace(threads_))->data(), threads_);
-  } else {
-    const auto workspace = floats(kWorkspace<Bf16WideSource>);
-    run(Bf16WideSource{x.data<bfloat16>(), x.stride(0)}, m, w, b, out, reinterpret_cast<float*>(workspace->data()),
-        threads_);
+    return dot_product({reinterpret_cast<const uint16_t*>(rows.data<bfloat16>()), rows.stride(0), w.panels<uint16_t>(),
+                        w.panel_stride(), m, w.k},
+                       finish, temporary_bytes(dot_workspace(threads_))->data(), threads_);
   }
-  if (act != Activation::none) activation(act, out, out);
+  const int64_t floats = w.dtype == DType::float32 ? kWorkspace<F32Source> : kWorkspace<Bf16WideSource>;
+  const auto workspace = temporary_bytes(static_cast<size_t>(threads_ * floats) * sizeof(float));
+  auto* const sums = reinterpret_cast<float*>(workspace->data());
+  if (w.dtype == DType::float32)
+    run(F32Source{x.data<float>(), x.stride(0)}, m, w, finish, sums, threads_);
+  else
+    run(Bf16WideSource{x.data<bfloat16>(), x.stride(0)}, m, w, finish, sums, threads_);
 }
 
 void CpuKernels::matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate, DType compute) const {
@@ -265,9 +295,8 @@ void CpuKernels::multiply_halves(const Tensor& a, const Tensor& b, const Tensor&
     pack_row_pairs(pair_rows(rows), first, std::min(kPiece, k - first), column, std::min(kTileColumns, n - column),
                    to + column / kPanel * panel_stride + first * kPanel, panel_stride);
   });
-  dot_product(
-      {reinterpret_cast<const uint16_t*>(left.data<bfloat16>()), left.stride(0), to, panel_stride, m, n, k, nullptr},
-      out, add, temporary_bytes(dot_workspace(threads_))->data(), threads_);
+  dot_product({reinterpret_cast<const uint16_t*>(left.data<bfloat16>()), left.stride(0), to, panel_stride, m, k},
+              {.out = out, .n = n, .add = add}, temporary_bytes(dot_workspace(threads_))->data(), threads_);
 }
 
 }  // namespace raedit::backend::cpu

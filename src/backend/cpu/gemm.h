@@ -1,8 +1,10 @@
 // The matrix product of the CPU backend: x[M,K] * w[N,K]^T with w packed once.
 //
-// Packed layout, the same on every instruction set: panels of 16 output columns, padded with zeros to a multiple of 64.
+// Packed layout, the same on every instruction set: panels of 16 output columns in groups of four, padded with zeros.
 //   float32:  panel[k][16]
 //   bfloat16: panel[k/2][16][2], an odd K padded with one zero
+// A paired matrix, that of a SwiGLU, has in each group 32 columns of its first half, the values, and then the 32 of its
+// second half that are their gates; so one group of sums is all that 32 results need.
 // A tile is up to 6 rows by 64 columns. K is cut into blocks of kBlockK (twice that with the
 // bfloat16 dot product); inside a block each output element is one
 // chain of multiply-adds in the order of k, and blocks are added in order. So an element depends on its row of x, its
@@ -18,6 +20,7 @@ namespace raedit::backend::cpu {
 
 inline constexpr int64_t kPanel = 16;
 inline constexpr int64_t kTileColumns = 64;
+inline constexpr int64_t kPairColumns = kTileColumns / 2;
 inline constexpr int64_t kTileRows = 6;
 inline constexpr int64_t kBlockK = 256;  // a tile's columns are 64 KiB of float32; shorter chains also round less
 
@@ -25,12 +28,18 @@ inline int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+// Groups of 64 columns that n columns are packed in.
+inline int64_t groups_of(int64_t n, bool paired) {
+  return paired ? (n / 2 + kPairColumns - 1) / kPairColumns : (n + kTileColumns - 1) / kTileColumns;
+}
+
 class CpuPackedMatrix final : public PackedMatrix {
  public:
   std::shared_ptr<Storage> storage;
-  size_t nbytes() const override {
-    return static_cast<size_t>(round_up(n, kTileColumns) / kPanel * panel_stride()) * size_of(dtype);
-  }
+  bool paired = false;
+  size_t nbytes() const override { return static_cast<size_t>(panels_count() * panel_stride()) * size_of(dtype); }
+  int64_t groups() const { return groups_of(n, paired); }
+  int64_t panels_count() const { return groups() * (kTileColumns / kPanel); }
   // Elements of one panel.
   int64_t panel_stride() const { return kPanel * (dtype == DType::bfloat16 ? round_up(k, 2) : k); }
   template <class T>
@@ -62,10 +71,49 @@ struct DotTile {
 };
 void tile_bf16_dot(const DotTile& tile);
 
-// out[r][0..columns) = c[r][0..columns) + bias; bias may be null. out is float32 or bfloat16 rows, out_stride elements.
-// `add`: added to what is in out, which is float32.
-void store_tile(const float* c, int64_t rows, int64_t columns, const float* bias, void* out, int64_t out_stride,
-                DType out_dtype, bool add = false);
+// out[r][0..columns) = act(c[r][0..columns) + bias), rows of 64 sums; bias may be null. With `gate`, out =
+// (c + bias) * silu(gate + gate_bias). out is float32 or bfloat16 rows, out_stride elements apart; what goes into a
+// function is rounded to that type first, so that the bits are those of one pass after the other. `add`: added to what
+// is in out, which is float32; without bias or activation then.
+struct TileStore {
+  const float* c;
+  int64_t rows, columns;
+  const float* bias;
+  void* out;
+  int64_t out_stride;
+  DType out_dtype;
+  bool add = false;
+  Activation act = Activation::none;
+  const float* gate = nullptr;
+  const float* gate_bias = nullptr;
+};
+void store_tile(const TileStore& store);
+
+inline void store_tile(const float* c, int64_t rows, int64_t columns, const float* bias, void* out, int64_t out_stride,
+                       DType out_dtype, bool add = false) {
+  store_tile({c, rows, columns, bias, out, out_stride, out_dtype, add});
+}
+
+// What becomes of a product's sums on their way out, whoever summed them: bias, activation or SwiGLU, and the type of
+// the result. Every product finishes here.
+struct Epilogue {
+  Tensor out;  // [M,n], [M,n/2] with swiglu
+  int64_t n = 0;
+  const float* bias = nullptr;  // [n]
+  Activation act = Activation::none;
+  bool paired = false;  // how the columns are packed
+  bool swiglu = false;  // of a paired matrix
+  bool add = false;     // to out, which is float32
+
+  int64_t groups() const { return groups_of(n, paired); }
+  // Panels of a group that hold columns.
+  int64_t panels(int64_t group) const {
+    const int64_t left = paired ? kTileColumns : n - group * kTileColumns;
+    return (left < kTileColumns ? left + kPanel - 1 : kTileColumns) / kPanel;
+  }
+  // Finishes sums[rows][64] of rows [row, row + rows) in one group of columns.
+  void store(const float* sums, int64_t group, int64_t row, int64_t rows) const;
+};
 
 // ---- packing for the dot product: panels of 16 columns, [pair][16][2], zeros where there is nothing
 
@@ -89,12 +137,11 @@ struct DotProduct {
   int64_t lda;
   const uint16_t* panels;
   int64_t panel_stride;
-  int64_t m, n, k;
-  const float* bias;
+  int64_t m, k;
 };
-// out[m,n] = a * panels + bias, or added to a float32 out; with so many bytes of workspace.
+// a * panels, finished; with so many bytes of workspace.
 size_t dot_workspace(int threads);
-void dot_product(const DotProduct& product, const Tensor& out, bool add, std::byte* workspace, int threads);
+void dot_product(const DotProduct& product, const Epilogue& finish, std::byte* workspace, int threads);
 // out[n,k] float32 (+)= d[m,n]^T * x[m,k], with so many bytes of workspace.
 size_t transposed_workspace(int64_t n, int64_t k);
 void dot_transposed(const PairRows& d, const PairRows& x, int64_t m, const Tensor& out, bool add, std::byte* workspace,

@@ -25,15 +25,14 @@ int64_t panels_of(int64_t columns) {
   return (columns + kPanel - 1) / kPanel;
 }
 
-// sums[rows][64] for one group of 64 columns; store(r, tile_rows, sums) as soon as a tile is whole.
-template <class Store>
-void multiply_rows(const DotProduct& p, int64_t group, int64_t row, int64_t rows, float* sums, const Store& store) {
+// sums[rows][64] for one group of 64 columns; a tile is finished as soon as it is whole.
+void multiply_rows(const DotProduct& p, int64_t group, int64_t row, int64_t rows, float* sums, const Epilogue& finish) {
   const int64_t first_panel = group * (kTileColumns / kPanel);
-  const int64_t count = std::min(kTileColumns / kPanel, panels_of(p.n) - first_panel);
+  const int64_t count = finish.panels(group);
   if (has_amx_bf16()) {
     amx_product({rows, count, p.a + row * p.lda, p.lda, p.panels + first_panel * p.panel_stride, p.panel_stride, p.k,
                  sums, kTileColumns, false});
-    return store(0, rows, sums);
+    return finish.store(sums, group, row, rows);
   }
   DotTile tile{};
   tile.count = count;
@@ -53,7 +52,7 @@ void multiply_rows(const DotProduct& p, int64_t group, int64_t row, int64_t rows
         tile.accumulate = k != 0;
         tile_bf16_dot(tile);
       }
-      if (end == p.k) store(r, tile.rows, tile.c);
+      if (end == p.k) finish.store(tile.c, group, row + r, tile.rows);
     }
     deep = end;
   } while (deep < p.k);
@@ -65,9 +64,9 @@ size_t dot_workspace(int threads) {
   return static_cast<size_t>(threads * kSumsSize) * sizeof(float);
 }
 
-void dot_product(const DotProduct& p, const Tensor& out, bool add, std::byte* workspace, int threads) {
-  if (p.m == 0 || p.n == 0) return;
-  const int64_t groups = (p.n + kTileColumns - 1) / kTileColumns;
+void dot_product(const DotProduct& p, const Epilogue& finish, std::byte* workspace, int threads) {
+  if (p.m == 0 || finish.n == 0) return;
+  const int64_t groups = finish.groups();
   // Blocks shrink until every thread has a few: the result does not depend on where the cuts are.
   const bool amx = has_amx_bf16();
   const int64_t tile_rows = amx ? kAmxTileRows : kTileRows, most_rows = amx ? kAmxBlockRows : kBlockRows;
@@ -78,11 +77,9 @@ void dot_product(const DotProduct& p, const Tensor& out, bool add, std::byte* wo
   blocks = (p.m + block_rows - 1) / block_rows;
   const int64_t items = groups * blocks;
   // Consecutive items share what is larger: rows of a, or columns that are streamed from memory once.
-  const bool rows_first = p.n * p.k <= (int64_t{1} << 20);
+  const bool rows_first = finish.n * p.k <= (int64_t{1} << 20);
   const int team = static_cast<int>(std::min<int64_t>(threads, items));
   auto* const sums_of_all = reinterpret_cast<float*>(workspace);
-  const int64_t stride = out.stride(0);
-  const auto size = static_cast<int64_t>(size_of(out.dtype()));
 #pragma omp parallel num_threads(team)
   {
     const AmxTiles tiles(amx);
@@ -91,12 +88,7 @@ void dot_product(const DotProduct& p, const Tensor& out, bool add, std::byte* wo
     for (int64_t item = 0; item < items; ++item) {
       const int64_t group = rows_first ? item % groups : item / blocks;
       const int64_t row = (rows_first ? item / groups : item % blocks) * block_rows;
-      const int64_t column = group * kTileColumns;
-      const float* bias = p.bias != nullptr ? p.bias + column : nullptr;
-      multiply_rows(p, group, row, std::min(block_rows, p.m - row), sums, [&](int64_t r, int64_t rows, const float* c) {
-        store_tile(c, rows, std::min(kTileColumns, p.n - column), bias,
-                   out.raw() + ((row + r) * stride + column) * size, stride, out.dtype(), add);
-      });
+      multiply_rows(p, group, row, std::min(block_rows, p.m - row), sums, finish);
     }
   }
 }

@@ -1,4 +1,4 @@
-// Tiles of the matrix product and their store, once per instruction set.
+// Tiles of the matrix product and how they are stored, once per instruction set.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/gemm_tile.cpp"
 #include "backend/cpu/targets.h"
@@ -22,38 +22,76 @@ void tile_bf16_wide(int64_t rows, const float* a, int64_t lda, const uint16_t* p
   multiply_tile_bf16(rows, a, lda, panels, panel_stride, depth, c, accumulate);
 }
 
-// out = c + bias, row by row.
+// What the next operation would read, had this one stored its result in type O.
 template <class O>
-HWY_INLINE void store_converted(const float* c, int64_t rows, size_t columns, const float* bias, O* out,
-                                int64_t out_stride) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* from = c + r * kTileColumns;
-    if (bias != nullptr)
+HWY_INLINE FloatVec as_stored(FloatVec v) {
+  if constexpr (sizeof(O) == 2)
+    return widen(narrow(v));
+  else
+    return v;
+}
+
+// out = f(c + bias), row by row.
+template <class O, class F>
+HWY_INLINE void store_with(const TileStore& t, const F& f) {
+  const auto columns = static_cast<size_t>(t.columns);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const float* from = t.c + r * kTileColumns;
+    O* to = static_cast<O*>(t.out) + r * t.out_stride;
+    if (t.bias != nullptr)
       map(
-          columns, out + r * out_stride, [](FloatVec v, FloatVec b) { return hn::Add(v, b); }, from, bias);
+          columns, to, [&](FloatVec v, FloatVec b) { return f(hn::Add(v, b)); }, from, t.bias);
     else
-      map(
-          columns, out + r * out_stride, [](FloatVec v) { return v; }, from);
+      map(columns, to, f, from);
   }
 }
 
-void store_rows(const float* c, int64_t rows, int64_t columns, const float* bias, void* out, int64_t out_stride,
-                DType out_dtype, bool add) {
-  const auto count = static_cast<size_t>(columns);
-  if (out_dtype == DType::bfloat16)
-    return store_converted(c, rows, count, bias, static_cast<bfloat16*>(out), out_stride);
-  auto* to = static_cast<float*>(out);
-  if (!add) return store_converted(c, rows, count, bias, to, out_stride);
-  for (int64_t r = 0; r < rows; ++r)
+template <class O>
+HWY_INLINE void store_gated(const TileStore& t) {
+  const auto columns = static_cast<size_t>(t.columns);
+  const auto gated = [](FloatVec v, FloatVec g) { return hn::Mul(as_stored<O>(v), silu(as_stored<O>(g))); };
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const float *value = t.c + r * kTileColumns, *gate = t.gate + r * kTileColumns;
+    O* to = static_cast<O*>(t.out) + r * t.out_stride;
+    if (t.bias != nullptr)
+      map(
+          columns, to,
+          [&](FloatVec v, FloatVec g, FloatVec b, FloatVec c) { return gated(hn::Add(v, b), hn::Add(g, c)); }, value,
+          gate, t.bias, t.gate_bias);
+    else
+      map(columns, to, gated, value, gate);
+  }
+}
+
+template <class O>
+void store_as(const TileStore& t) {
+  if (t.gate != nullptr) return store_gated<O>(t);
+  switch (t.act) {
+    case Activation::none: return store_with<O>(t, [](FloatVec v) { return v; });
+    case Activation::silu: return store_with<O>(t, [](FloatVec v) { return silu(as_stored<O>(v)); });
+    case Activation::gelu: return store_with<O>(t, [](FloatVec v) { return gelu(as_stored<O>(v)); });
+    case Activation::gelu_tanh: return store_with<O>(t, [](FloatVec v) { return gelu_tanh(as_stored<O>(v)); });
+  }
+}
+
+void store_rows(const TileStore& t) {
+  if (t.out_dtype == DType::bfloat16) return store_as<bfloat16>(t);
+  if (!t.add) return store_as<float>(t);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    float* to = static_cast<float*>(t.out) + r * t.out_stride;
     map(
-        count, to + r * out_stride, [](FloatVec v, FloatVec b) { return hn::Add(v, b); }, to + r * out_stride,
-        c + r * kTileColumns);
+        static_cast<size_t>(t.columns), to, [](FloatVec v, FloatVec b) { return hn::Add(v, b); }, to,
+        t.c + r * kTileColumns);
+  }
 }
 
 }  // namespace raedit::backend::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+
+#include <algorithm>
+
 namespace raedit::backend::cpu {
 
 HWY_EXPORT(tile_f32);
@@ -70,9 +108,29 @@ void tile_bf16_wide(int64_t rows, const float* a, int64_t lda, const uint16_t* p
   HWY_DYNAMIC_DISPATCH(tile_bf16_wide)(rows, a, lda, panels, panel_stride, depth, c, accumulate);
 }
 
-void store_tile(const float* c, int64_t rows, int64_t columns, const float* bias, void* out, int64_t out_stride,
-                DType out_dtype, bool add) {
-  HWY_DYNAMIC_DISPATCH(store_rows)(c, rows, columns, bias, out, out_stride, out_dtype, add);
+void store_tile(const TileStore& store) {
+  HWY_DYNAMIC_DISPATCH(store_rows)(store);
+}
+
+void Epilogue::store(const float* sums, int64_t group, int64_t row, int64_t rows) const {
+  const int64_t width = paired ? kPairColumns : kTileColumns, half = n / 2;
+  const int64_t column = group * width, stride = out.stride(0);
+  const int64_t columns = std::min(width, (paired ? half : n) - column);
+  const auto from = [&](int64_t first) { return bias != nullptr ? bias + first : nullptr; };
+  const auto to = [&](int64_t first) {
+    return out.raw() + (row * stride + first) * static_cast<int64_t>(size_of(out.dtype()));
+  };
+  TileStore tile{sums, rows, columns, from(column), to(column), stride, out.dtype(), add, act};
+  if (swiglu) {
+    tile.gate = sums + width;
+    tile.gate_bias = from(half + column);
+  }
+  store_tile(tile);
+  if (!paired || swiglu) return;
+  tile.c = sums + width;
+  tile.bias = from(half + column);
+  tile.out = to(half + column);
+  store_tile(tile);
 }
 
 }  // namespace raedit::backend::cpu

@@ -5,18 +5,13 @@
 
 #include "backend/cpu/cpu_kernels.h"
 #include "backend/cpu/elementwise.h"
-#include "backend/cpu/rows.h"
+#include "backend/cpu/norm_rows.h"
 #include "backend/cpu/targets.h"
 
 #ifndef RAEDIT_BACKEND_CPU_NORM_ROW_
 #define RAEDIT_BACKEND_CPU_NORM_ROW_
 namespace raedit::backend::cpu {
 namespace {
-
-struct Moments {
-  float mean = 0;
-  float rstd = 0;  // 1 / sqrt(variance or mean square + eps)
-};
 
 // One row of every operand; data is null where there is none.
 struct NormRow {
@@ -34,42 +29,11 @@ struct NormRow {
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 
-#include "backend/cpu/chunk-inl.h"
-#include "backend/cpu/simd_math-inl.h"
+#include "backend/cpu/norm-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace raedit::backend::cpu {
 namespace HWY_NAMESPACE {
-
-// f(first, n) for the chunks of a row.
-template <class F>
-HWY_INLINE void each_chunk(int64_t size, const F& f) {
-  for (int64_t first = 0; first < size; first += kChunk) f(first, static_cast<size_t>(std::min(kChunk, size - first)));
-}
-
-// Two passes: the mean first, then the squared deviations from it. Chunks are summed in double.
-Moments row_moments(const Row& x, int64_t size, NormKind kind, float eps) {
-  const FloatTag d;
-  HWY_ALIGN float buffer[kChunk];
-  double sum = 0;
-  if (kind == NormKind::layer) {
-    each_chunk(size, [&](int64_t first, size_t n) {
-      sum += sum_of(
-          n, [](FloatVec v) { return v; }, stage(x, first, n, buffer));
-    });
-  }
-  const auto mean = static_cast<float>(sum / static_cast<double>(size));
-  double squares = 0;
-  each_chunk(size, [&](int64_t first, size_t n) {
-    const auto square = [&](FloatVec v) {
-      const auto deviation = hn::Sub(v, hn::Set(d, mean));
-      return hn::Mul(deviation, deviation);
-    };
-    squares += sum_of(n, square, stage(x, first, n, buffer));
-  });
-  const double variance = squares / static_cast<double>(size);
-  return {mean, static_cast<float>(1.0 / std::sqrt(variance + static_cast<double>(eps)))};
-}
 
 void norm_row(const NormRow& row, int64_t size, NormKind kind, float eps) {
   const FloatTag d;
@@ -155,56 +119,12 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 
-#include <vector>
-
 namespace raedit::backend::cpu {
 
 HWY_EXPORT(norm_row);
 HWY_EXPORT(norm_row_backward);
 
 namespace {
-
-// The rows of a set of tensors of x's shape, some of them optional.
-class NormRows {
- public:
-  // Each member of NormRow and the tensor it is a row of.
-  struct Operand {
-    Row NormRow::*member;
-    Tensor tensor;
-  };
-
-  explicit NormRows(std::vector<Operand> operands) : operands_(present(std::move(operands))), loop_(loop()) {}
-
-  int64_t rows() const { return loop_.rows; }
-  int64_t size() const { return loop_.inner.size; }
-
-  NormRow row(int64_t index) const {
-    const RowLoop::Offsets offsets = loop_.offsets(index);
-    NormRow result;
-    for (size_t k = 0; k < operands_.size(); ++k)
-      result.*operands_[k].member = row_of(operands_[k].tensor, offsets[k], loop_.inner.strides[k]);
-    return result;
-  }
-
- private:
-  static std::vector<Operand> present(std::vector<Operand> operands) {
-    std::erase_if(operands, [](const Operand& operand) { return !operand.tensor.defined(); });
-    return operands;
-  }
-
-  RowLoop loop() const {
-    std::array<const Tensor*, RowLoop::kMaxOperands> tensors{};
-    for (size_t k = 0; k < operands_.size(); ++k) tensors[k] = &operands_[k].tensor;
-    return RowLoop(std::span(tensors.data(), operands_.size()), true);
-  }
-
-  std::vector<Operand> operands_;
-  RowLoop loop_;
-};
-
-Tensor expanded(const Tensor& vector, const Shape& shape) {
-  return vector.defined() ? vector.expand(shape) : vector;
-}
 
 Tensor or_constant(const Tensor& tensor, float value, const Shape& shape) {
   return tensor.defined() ? tensor : Tensor::full(Shape{}, value).expand(shape);
@@ -215,12 +135,12 @@ Tensor or_constant(const Tensor& tensor, float value, const Shape& shape) {
 void CpuKernels::norm(const NormArgs& args, const Tensor& out) const {
   const Shape& shape = args.x.shape();
   if (shape.numel() == 0) return;
-  const NormRows rows({{&NormRow::x, args.x},
-                       {&NormRow::weight, expanded(args.weight, shape)},
-                       {&NormRow::bias, expanded(args.bias, shape)},
-                       {&NormRow::scale, args.scale},
-                       {&NormRow::shift, args.shift},
-                       {&NormRow::out, out}});
+  const RowsOf<NormRow> rows({{&NormRow::x, args.x},
+                              {&NormRow::weight, expanded(args.weight, shape)},
+                              {&NormRow::bias, expanded(args.bias, shape)},
+                              {&NormRow::scale, args.scale},
+                              {&NormRow::shift, args.shift},
+                              {&NormRow::out, out}});
   const auto run = HWY_DYNAMIC_DISPATCH(norm_row);
   parallel_for(threads_, rows.rows(), shape.numel(),
                [&](int64_t i) { run(rows.row(i), rows.size(), args.kind, args.eps); });
@@ -230,11 +150,11 @@ void CpuKernels::norm_backward(const Tensor& dout, const NormArgs& args, const N
   const Shape& shape = args.x.shape();
   if (shape.numel() == 0) return;
   const Tensor weight = expanded(args.weight, shape);
-  const NormRows rows({{&NormRow::x, args.x},
-                       {&NormRow::weight, weight},
-                       {&NormRow::scale, args.scale},
-                       {&NormRow::dout, dout},
-                       {&NormRow::dx, grads.x}});
+  const RowsOf<NormRow> rows({{&NormRow::x, args.x},
+                              {&NormRow::weight, weight},
+                              {&NormRow::scale, args.scale},
+                              {&NormRow::dout, dout},
+                              {&NormRow::dx, grads.x}});
   Tensor moments = Tensor::empty({2, rows.rows()}, DType::float32);
   float* const means = moments.data<float>();
   float* const rstds = means + rows.rows();

@@ -36,6 +36,7 @@ class CudaKernels final : public Kernels {
 
   void norm(const NormArgs& args, const Tensor& out) const override;
   bool fused() const override { return true; }
+  bool joins() const override { return true; }
   bool linear_swiglu(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, const Tensor& out) const override;
   void norm_rope(const NormArgs& args, const Tensor& cos, const Tensor& sin, const Tensor& out) const override;
   void add_gated_norm(const Tensor& x, const Tensor& y, const Tensor& gate, const NormArgs& args,
