@@ -17,10 +17,15 @@ template <class T>
 class Ahead {
  public:
   // make(k) for k = 0, 1, 2, ..., on any of `workers` threads, at most `depth` results waiting or in the making. With
-  // no workers, next() makes it itself.
-  Ahead(int workers, int depth, std::function<T(int64_t)> make) : make_(std::move(make)), depth_(depth) {
+  // no workers, next() makes it itself. `begin` is the first call of every worker; it must not throw.
+  Ahead(int workers, int depth, std::function<T(int64_t)> make, const std::function<void()>& begin = {})
+      : make_(std::move(make)), depth_(depth) {
     try {
-      for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+      for (int i = 0; i < workers; ++i)
+        threads_.emplace_back([this, begin] {
+          if (begin) begin();
+          work();
+        });
     } catch (...) {  // no more threads to be had
       end();
       throw;

@@ -145,7 +145,7 @@ struct PictureLoader::State {
 
   void start() {
     try {
-      for (int i = 0; i < options.workers; ++i) workers.emplace_back([this] { work(); });
+      for (int i = 0; i < options.workers; ++i) workers.emplace_back([this] { begin_worker(); });
     } catch (const std::system_error& error) {
       raise({.code = ErrorCode::out_of_memory,
              .what = std::string("threads that load pictures cannot be started: ") + error.what(),
@@ -162,6 +162,11 @@ struct PictureLoader::State {
     work_wake.notify_all();
     for (std::thread& worker : workers) worker.join();
     workers.clear();
+  }
+
+  void begin_worker() {
+    if (options.worker_begins) options.worker_begins();
+    work();
   }
 
   void work() {

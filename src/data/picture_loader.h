@@ -49,6 +49,7 @@ struct PictureLoaderOptions {
   // A picture that cannot be read is counted, named once, and replaced by the next one in the set that can; else it is
   // an Error.
   bool skip_broken = false;
+  std::function<void()> worker_begins = {};  // the first call of every worker; must not throw
 };
 
 class PictureLoader {

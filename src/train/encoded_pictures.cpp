@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/device/processors.h"
 #include "core/check.h"
 
 namespace raedit::train {
@@ -47,7 +48,9 @@ EncodedPictures::EncodedPictures(Context& ctx, const AutoencoderRAE& vae, std::s
     for (int64_t i = batch.first; i < batch.end; ++i) requests.push_back({.index = i, .seed = 0, .flip = false});
     return requests;
   };
-  loader_ = std::make_unique<data::PictureLoader>(std::move(set), transform, plan, options.loader, cancel_);
+  data::PictureLoaderOptions loader = options.loader;
+  loader.worker_begins = begin_background_thread;
+  loader_ = std::make_unique<data::PictureLoader>(std::move(set), transform, plan, loader, cancel_);
 }
 
 Tensor EncodedPictures::encode(const Tensor& pixels) const {

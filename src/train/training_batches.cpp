@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/device/processors.h"
 #include "core/check.h"
 #include "raedit/generator.h"
 
@@ -29,11 +30,14 @@ TrainingBatches::TrainingBatches(const SamplePlan& plan, const Objective& object
       latent_shape_(latent_shape),
       null_class_(null_class),
       source_(source) {
+  data::PictureLoaderOptions options = source_.loader;
+  options.worker_begins = begin_background_thread;
   if (!source_.cache)
     loader_ = std::make_unique<data::PictureLoader>(
-        source_.pictures, source_.transform, [this](int64_t k) { return requests(k); }, source_.loader);
-  const int workers = std::min(source_.loader.workers, 4);
-  ahead_ = std::make_unique<Ahead<Prepared>>(workers, workers + 1, [this](int64_t k) { return prepare(k); });
+        source_.pictures, source_.transform, [this](int64_t k) { return requests(k); }, options);
+  const int workers = std::min(options.workers, 4);
+  ahead_ = std::make_unique<Ahead<Prepared>>(
+      workers, workers + 1, [this](int64_t k) { return prepare(k); }, begin_background_thread);
 }
 
 std::vector<data::PictureRequest> TrainingBatches::requests(int64_t k) const {

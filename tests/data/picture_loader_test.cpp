@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <mutex>
 #include <set>
 #include <thread>
 
@@ -119,6 +120,24 @@ TEST(PictureLoader, GivesTheSameBatchesWithAnyNumberOfWorkers) {
       EXPECT_EQ(found.pixels[static_cast<size_t>(k)], pixels) << k;
       EXPECT_EQ(found.class_ids[static_cast<size_t>(k)], class_ids) << k;
     }
+  }
+}
+
+TEST(PictureLoader, WorkersBeginAsTheyAreTold) {
+  for (const int workers : {0, 1, 3}) {
+    std::mutex mutex;
+    std::set<std::thread::id> begun;
+    const auto set = std::make_shared<MemorySet>();
+    {
+      PictureLoaderOptions options{.workers = workers};
+      options.worker_begins = [&] {
+        const std::lock_guard lock(mutex);
+        EXPECT_TRUE(begun.insert(std::this_thread::get_id()).second);
+      };
+      EXPECT_EQ(watch(set, plan_of(8), options).error, "");
+    }
+    EXPECT_EQ(begun.size(), static_cast<size_t>(workers));
+    EXPECT_FALSE(begun.contains(std::this_thread::get_id()));
   }
 }
 

@@ -85,8 +85,7 @@ template <class Source>
 void run(const Source& source, int64_t m, const CpuPackedMatrix& w, const Epilogue& finish, float* workspace,
          int threads) {
   const Partition parts(m, w.groups(), threads);
-  const int team = static_cast<int>(std::min<int64_t>(threads, parts.items()));
-#pragma omp parallel num_threads(team)
+#pragma omp parallel num_threads(team_of(threads, parts.items()))
   {
     const int64_t thread = omp_get_thread_num();
     const int64_t count = omp_get_num_threads();

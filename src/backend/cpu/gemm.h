@@ -24,6 +24,12 @@ inline constexpr int64_t kPairColumns = kTileColumns / 2;
 inline constexpr int64_t kTileRows = 6;
 inline constexpr int64_t kBlockK = 256;  // a tile's columns are 64 KiB of float32; shorter chains also round less
 
+// Threads for so many units: all or one. OpenMP's runtime ends the threads that a smaller team leaves out and starts
+// new ones for the next.
+inline int team_of(int threads, int64_t units) {
+  return units > 1 ? threads : 1;
+}
+
 inline int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }

@@ -78,9 +78,8 @@ void dot_product(const DotProduct& p, const Epilogue& finish, std::byte* workspa
   const int64_t items = groups * blocks;
   // Consecutive items share what is larger: rows of a, or columns that are streamed from memory once.
   const bool rows_first = finish.n * p.k <= (int64_t{1} << 20);
-  const int team = static_cast<int>(std::min<int64_t>(threads, items));
   auto* const sums_of_all = reinterpret_cast<float*>(workspace);
-#pragma omp parallel num_threads(team)
+#pragma omp parallel num_threads(team_of(threads, items))
   {
     const AmxTiles tiles(amx);
     float* const sums = sums_of_all + omp_get_thread_num() * kSumsSize;

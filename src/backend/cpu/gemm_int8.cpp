@@ -104,9 +104,7 @@ void multiply_all(const Product& product, int64_t m, int threads) {
   // Consecutive items share what is larger: rows of a, or columns that are streamed from memory once.
   const bool rows_first = w.n * w.k <= (int64_t{1} << 21);
   const int64_t items = groups * blocks;
-  const bool parallel = threads > 1 && items > 1;
-#pragma omp parallel for num_threads(static_cast <int>(std::min <int64_t>(threads, items))) \
-    schedule(dynamic, 1) if (parallel)
+#pragma omp parallel for num_threads(team_of(threads, items)) schedule(dynamic, 1)
   for (int64_t item = 0; item < items; ++item) {
     const int64_t group = rows_first ? item % groups : item / blocks;
     const int64_t row = (rows_first ? item / groups : item % blocks) * block_rows;

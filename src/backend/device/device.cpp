@@ -7,6 +7,7 @@
 
 #include "backend/cpu/cpu_kernels.h"
 #include "backend/device/cuda_plugin.h"
+#include "backend/device/processors.h"
 #include "core/check.h"
 #include "core/text.h"
 
@@ -35,7 +36,7 @@ std::unique_ptr<backend::Kernels> make_kernels(Device device, int threads) {
 }
 
 int available_threads() {
-  return std::max(1, std::min(omp_get_max_threads(), omp_get_num_procs()));
+  return std::max(1, std::min(omp_get_max_threads(), usable_processors()));
 }
 
 std::string to_string(DeviceType type) {

@@ -15,7 +15,8 @@ std::unique_ptr<backend::Kernels> make_kernels(Device device, int threads);
 // A Context on kernels of the caller's, which no table knows: for runs that compute nothing.
 Context context_on(std::unique_ptr<backend::Kernels> kernels);
 
-// What the process may use: affinity and OMP_NUM_THREADS respected.
+// What a Context takes that is asked for 0: as many threads as the process may use processors (affinity, quota of its
+// control groups), and not more than OMP_NUM_THREADS.
 int available_threads();
 
 // "cpu"
