@@ -189,8 +189,13 @@ int run_bench(const BenchOptions& o) {
   Context ctx({.device = device, .threads = o.threads});
   const Workload workload = make_workload(o.workload, dtype, ctx);
   Timer timer(ctx, workload, o.cold);
-  // Before and after, since the machine's clock may drift meanwhile.
-  const double before = ctx.kernels().ceiling_flops(dtype);
+  // In between, since the machine's clock may drift meanwhile.
+  std::vector<double> ceilings{ctx.kernels().ceiling_flops(dtype)};
+  const auto our_turn = [&](const Turn& turn) {
+    std::vector<double> times = timer.turn(turn);
+    ceilings.push_back(ctx.kernels().ceiling_flops(dtype));
+    return times;
+  };
   Comparison comparison;
   std::vector<double> times;
   if (o.compare) {
@@ -200,13 +205,13 @@ int run_bench(const BenchOptions& o) {
                             .threads = ctx.threads(),
                             .cold_bytes = o.cold ? cold_bytes() : 0,
                             .rounds = o.runs};
-    comparison =
-        compare_with_pytorch(*peer, o.comparison, job, *interrupt, [&](const Turn& turn) { return timer.turn(turn); });
+    comparison = compare_with_pytorch(*peer, o.comparison, job, *interrupt, our_turn);
     times = comparison.ours;
   } else {
     for (int64_t i = 0; i < o.runs; ++i) times.push_back(timer.milliseconds());
+    ceilings.push_back(ctx.kernels().ceiling_flops(dtype));
   }
-  const Result result{median(times), (before + ctx.kernels().ceiling_flops(dtype)) / 2};
+  const Result result{median(times), median(ceilings)};
   (o.json ? print_json : print_text)(o, ctx, workload, result, comparison);
   return kExitOk;
 }
