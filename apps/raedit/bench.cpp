@@ -29,6 +29,7 @@ const char* const kFooter =
     "Examples:\n"
     "  raedit bench --size xl\n"
     "  raedit bench --size decoder-xl --dtype bfloat16 --json\n"
+    "  raedit bench --size xl --dtype bfloat16 --quantize int8\n"
     "  raedit bench --model DIR --batch 4\n"
     "  raedit bench --size xl --dtype bfloat16 --compare-pytorch --python venv/bin/python";
 
@@ -127,6 +128,7 @@ void print_json(const BenchOptions& o, const Context& ctx, const Workload& workl
   const double rate = workload.flops / r.milliseconds * 1e3;
   Json result{{"model", workload.name},
               {"dtype", o.dtype},
+              {"quantize", o.workload.quantize.quantize},
               {"batch", o.workload.batch},
               {"device", ctx.description()},
               {"runs", o.runs},
@@ -160,7 +162,8 @@ void print_comparison(const Comparison& c, double ours) {
 void print_text(const BenchOptions& o, const Context& ctx, const Workload& workload, const Result& r,
                 const Comparison& comparison) {
   const double seconds = r.milliseconds * 1e-3, rate = workload.flops / seconds;
-  fmt::print("{}, {}, batch {}, {}\n", workload.name, o.dtype, o.workload.batch, ctx.description());
+  fmt::print("{}, {}, batch {}, {}\n", workload.name, dtype_text(o.dtype, o.workload.quantize), o.workload.batch,
+             ctx.description());
   fmt::print("{:.2f} ms a forward (median of {}{}), {:.1f} GFLOP\n", r.milliseconds,
              o.compare ? static_cast<int64_t>(comparison.ours.size()) : o.runs, o.cold ? ", caches cold" : "",
              workload.flops * 1e-9);
@@ -182,6 +185,14 @@ int run_bench(const BenchOptions& o) {
                 .what = fmt::format("{} is for the processor", o.cold ? "--cold" : "--compare-pytorch"),
                 .where = "--device",
                 .found = o.workload.device});
+  const QuantizeOptions& quantize = o.workload.quantize;
+  check_quantize_options(quantize, o.workload.device);
+  RAEDIT_CHECK(quantize.calibration.empty() || o.workload.has_weights(),
+               {.code = ErrorCode::invalid_argument,
+                .what = "random weights have no calibration",
+                .where = "--calibration",
+                .found = quantize.calibration,
+                .expected = "--model DIR, or --size bundled"});
   std::unique_ptr<Interrupt> interrupt;  // from before there is a process that must be ended
   std::unique_ptr<ChildProcess> peer;
   if (o.compare) interrupt = std::make_unique<Interrupt>();
@@ -189,11 +200,12 @@ int run_bench(const BenchOptions& o) {
   Context ctx({.device = device, .threads = o.threads});
   const Workload workload = make_workload(o.workload, dtype, ctx);
   Timer timer(ctx, workload, o.cold);
+  const DType products = quantize.on() ? DType::int8 : dtype;
   // In between, since the machine's clock may drift meanwhile.
-  std::vector<double> ceilings{ctx.kernels().ceiling_flops(dtype)};
+  std::vector<double> ceilings{ctx.kernels().ceiling_flops(products)};
   const auto our_turn = [&](const Turn& turn) {
     std::vector<double> times = timer.turn(turn);
-    ceilings.push_back(ctx.kernels().ceiling_flops(dtype));
+    ceilings.push_back(ctx.kernels().ceiling_flops(products));
     return times;
   };
   Comparison comparison;
@@ -209,7 +221,7 @@ int run_bench(const BenchOptions& o) {
     times = comparison.ours;
   } else {
     for (int64_t i = 0; i < o.runs; ++i) times.push_back(timer.milliseconds());
-    ceilings.push_back(ctx.kernels().ceiling_flops(dtype));
+    ceilings.push_back(ctx.kernels().ceiling_flops(products));
   }
   const Result result{median(times), median(ceilings)};
   (o.json ? print_json : print_text)(o, ctx, workload, result, comparison);
@@ -247,6 +259,7 @@ Command add_bench(CLI::App& program) {
   app->add_option("--dtype", options->dtype, "float32 or bfloat16")
       ->capture_default_str()
       ->check(one_of({"float32", "bfloat16"}));
+  add_quantize_options(*app, options->workload.quantize);
   app->add_option("--batch", options->workload.batch, "pictures at once")
       ->capture_default_str()
       ->check(whole_number(1, 4096));

@@ -48,8 +48,8 @@ Json config_json(const AutoencoderRAEConfig& c) {
 
 using TransformerForward = std::function<Tensor(Context&, const Tensor&, const Tensor&, const Tensor&)>;
 
-Workload transformer_workload(const std::string& name, const RAEDiT2DModelConfig& config, DType dtype, int64_t batch,
-                              const TransformerForward& forward) {
+Workload transformer_workload(const std::string& name, const RAEDiT2DModelConfig& config, DType dtype, Quantization q,
+                              int64_t batch, const TransformerForward& forward) {
   Generator generator(1);
   const Tensor latents = generator.randn({batch, config.in_channels, config.sample_size, config.sample_size});
   const Tensor timestep = Tensor::full({batch}, 0.5f);
@@ -58,7 +58,7 @@ Workload transformer_workload(const std::string& name, const RAEDiT2DModelConfig
   const Tensor labels = Tensor::from(ids, {batch});
   return {.name = name,
           .flops = models::transformer_flops(config, batch),
-          .bytes = models::transformer_bytes(config, dtype, batch),
+          .bytes = models::transformer_bytes(config, dtype, batch, q),
           .part = "transformer",
           .config = config_json(config),
           .inputs = {latents, timestep, labels},
@@ -66,71 +66,75 @@ Workload transformer_workload(const std::string& name, const RAEDiT2DModelConfig
 }
 
 Workload random_transformer_workload(const std::string& name, const RAEDiT2DModelConfig& config, DType dtype,
-                                     int64_t batch, const backend::Kernels& kernels) {
-  auto model = std::make_shared<models::RaeDitTransformer>(models::random_transformer(config, dtype, kernels));
-  return transformer_workload(name, config, dtype, batch,
+                                     Quantization q, int64_t batch, const backend::Kernels& kernels) {
+  auto model = std::make_shared<models::RaeDitTransformer>(models::random_transformer(config, dtype, kernels, q));
+  return transformer_workload(name, config, dtype, q, batch,
                               [=](Context& ctx, const Tensor& x, const Tensor& t, const Tensor& y) {
                                 return model->forward(ctx, x, t, y, {}, {});
                               });
 }
 
-Workload decoder_workload(const std::string& name, DType dtype, int64_t batch, const backend::Kernels& kernels) {
+Workload decoder_workload(const std::string& name, DType dtype, Quantization q, int64_t batch,
+                          const backend::Kernels& kernels) {
   const AutoencoderRAEConfig config = models::autoencoder_xl_config();
-  auto model = std::make_shared<models::RaeDecoder>(models::random_decoder(config, dtype, kernels));
+  auto model = std::make_shared<models::RaeDecoder>(models::random_decoder(config, dtype, kernels, q));
   Generator generator(1);
   const Tensor tokens = generator.randn({batch, config.num_patches(), config.encoder_hidden_size}).to(dtype);
   return {.name = name,
           .flops = models::decoder_flops(config, batch),
-          .bytes = models::decoder_bytes(config, dtype, batch),
+          .bytes = models::decoder_bytes(config, dtype, batch, q),
           .part = "decoder",
           .config = config_json(config),
           .inputs = {tokens},
           .forward = [=](Context& ctx, const std::vector<Tensor>& in) { return model->forward(ctx, in[0]); }};
 }
 
-Workload encoder_workload(const std::string& name, DType dtype, int64_t batch, const backend::Kernels& kernels) {
+Workload encoder_workload(const std::string& name, DType dtype, Quantization q, int64_t batch,
+                          const backend::Kernels& kernels) {
   const AutoencoderRAEConfig config = models::autoencoder_xl_config();
-  auto model = std::make_shared<models::Dinov2WithRegisters>(models::random_encoder(config, dtype, kernels));
+  auto model = std::make_shared<models::Dinov2WithRegisters>(models::random_encoder(config, dtype, kernels, q));
   Generator generator(1);
   const Tensor pixels = generator.randn({batch, 3, config.encoder_input_size, config.encoder_input_size});
   return {.name = name,
           .flops = models::encoder_flops(config, batch),
-          .bytes = models::encoder_bytes(config, dtype, batch),
+          .bytes = models::encoder_bytes(config, dtype, batch, q),
           .part = "encoder",
           .config = config_json(config),
           .inputs = {pixels},
           .forward = [=](Context& ctx, const std::vector<Tensor>& in) { return model->forward(ctx, in[0], dtype); }};
 }
 
-RAEDiT2DModel open_transformer(const ModelOptions& options, DType dtype, Device device) {
+RAEDiT2DModel open_transformer(const ModelOptions& options, const LoadOptions& load) {
   ProgressBar bar(ProgressBar::style_of_stderr(false));
   const Interrupt interrupt;
   Transfer transfer(bar, interrupt);
   HubOptions hub = hub_options(options);
   hub.progress = transfer.downloads();
   const FoundModel found = find_model(options, ModelPart::transformer, hub);
-  if (!found.upstream)
-    return RAEDiT2DModel::from_pretrained(found.path + "/transformer", {.dtype = dtype, .device = device});
+  if (!found.upstream) return RAEDiT2DModel::from_pretrained(found.path + "/transformer", load);
   ConvertPipelineOptions upstream;
   upstream.repo_or_path = found.path;
   upstream.config_path = found.config;
-  return open_upstream(upstream, {.dtype = dtype, .device = device}, hub).pipeline.transformer();
+  return open_upstream(upstream, load, hub).pipeline.transformer();
 }
 
 }  // namespace
 
 Workload make_workload(const WorkloadOptions& o, DType dtype, Context& ctx) {
+  LoadOptions load{.dtype = dtype, .device = Device::from_name(o.device)};
+  apply(o.quantize, load);
+  const Quantization q = load.quantization;
   if (o.model.model.ends_with(".json"))
-    return random_transformer_workload(o.model.model, RAEDiT2DModelConfig::from_file(o.model.model), dtype, o.batch,
+    return random_transformer_workload(o.model.model, RAEDiT2DModelConfig::from_file(o.model.model), dtype, q, o.batch,
                                        ctx.kernels());
   if (o.model.model.empty() && o.size != "bundled") {
-    if (o.size == "decoder-xl") return decoder_workload(o.size, dtype, o.batch, ctx.kernels());
-    if (o.size == "encoder-b") return encoder_workload(o.size, dtype, o.batch, ctx.kernels());
-    return random_transformer_workload(o.size, models::transformer_config(o.size), dtype, o.batch, ctx.kernels());
+    if (o.size == "decoder-xl") return decoder_workload(o.size, dtype, q, o.batch, ctx.kernels());
+    if (o.size == "encoder-b") return encoder_workload(o.size, dtype, q, o.batch, ctx.kernels());
+    return random_transformer_workload(o.size, models::transformer_config(o.size), dtype, q, o.batch, ctx.kernels());
   }
-  const RAEDiT2DModel model = open_transformer(o.model, dtype, Device::from_name(o.device));
+  const RAEDiT2DModel model = open_transformer(o.model, load);
   return transformer_workload(
-      o.model.model.empty() ? o.size : o.model.model, model.config(), dtype, o.batch,
+      o.model.model.empty() ? o.size : o.model.model, model.config(), dtype, q, o.batch,
       [=](Context& c, const Tensor& x, const Tensor& t, const Tensor& y) { return model.forward(c, x, t, y); });
 }
 

@@ -9,6 +9,7 @@
 #include "core/json.h"
 #include "model_path.h"
 #include "ops/replay.h"
+#include "quantize_options.h"
 #include "raedit/context.h"
 #include "raedit/dtype.h"
 
@@ -17,8 +18,12 @@ namespace raedit::cli {
 struct WorkloadOptions {
   std::string size = "xl";
   ModelOptions model;
+  QuantizeOptions quantize;
   std::string device = "cpu";
   int64_t batch = 1;
+
+  // Of its own, not random ones.
+  bool has_weights() const { return model.model.empty() ? size == "bundled" : !model.model.ends_with(".json"); }
 };
 
 struct Workload {

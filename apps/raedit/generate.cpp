@@ -216,7 +216,7 @@ RequestInfo request_info(const Generation& g) {
   const GenerateOptions& o = g.options;
   const std::string latents = o.latents.empty() ? "" : std::filesystem::path(o.latents).filename().string();
   return {as_utf8(g.model.name), as_utf8(latents), o.steps,         o.guidance,
-          o.guidance_start,      o.guidance_end,   o.encoder_reuse, o.dtype};
+          o.guidance_start,      o.guidance_end,   o.encoder_reuse, dtype_text(o.dtype, o.quantize)};
 }
 
 Json to_json(const Generation& g, const Context& ctx, const std::vector<std::string>& paths) {
@@ -243,6 +243,8 @@ Json to_json(const Generation& g, const Context& ctx, const std::vector<std::str
   json["encoder_passes"] = g.encoder_passes;
   json["batch_size"] = o.batch_size;
   json["dtype"] = o.dtype;
+  json["quantize"] = o.quantize.quantize;
+  if (!o.quantize.calibration.empty()) json["calibration"] = o.quantize.calibration;
   json["output_type"] = o.output_type;
   json["device"] = ctx.description();
   json["threads"] = ctx.threads();
@@ -283,9 +285,10 @@ RAEDiTPipeline load_upstream(Generation& g, const LoadOptions& load_options, con
   return std::move(upstream.pipeline);
 }
 
-// --guide is a folder, or the name of one inside the model's.
-void load_guide(Generation& g, const LoadOptions& load_options) {
+// --guide is a folder, or the name of one inside the model's. The calibration is the model's, not the guide's.
+void load_guide(Generation& g, LoadOptions load_options) {
   if (g.options.guide.empty()) return;
+  load_options.calibration.clear();
   std::error_code error;
   const auto inside = std::filesystem::path(g.model.path) / g.options.guide;
   const bool is_inside = std::filesystem::is_directory(inside, error);
@@ -301,6 +304,7 @@ RAEDiTPipeline load(Generation& g, ProgressBar& bar, const Interrupt& interrupt)
   LoadOptions load_options;
   load_options.dtype = dtype_from_name(g.options.dtype);
   load_options.device = Device::from_name(g.options.device);
+  apply(g.options.quantize, load_options);
   RAEDiTPipeline pipeline = g.model.upstream ? load_upstream(g, load_options, hub)
                                              : RAEDiTPipeline::from_pretrained(g.model.path, load_options);
   load_guide(g, load_options);

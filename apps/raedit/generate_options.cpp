@@ -93,6 +93,7 @@ void add_machine(CLI::App& app, GenerateOptions& o) {
   app.add_option("--dtype", o.dtype, "float32 or bfloat16 (default float32)")
       ->type_name("TYPE")
       ->check(one_of({"float32", "bfloat16"}));
+  add_quantize_options(app, o.quantize);
   app.add_option("--device", o.device, "cpu (default), cuda or cuda:N")->type_name("NAME")->check(device_name());
   app.add_option("--threads", o.threads, "threads to use; 0 is all (default 0)")
       ->type_name("N")
@@ -135,6 +136,7 @@ EncoderReuse encoder_reuse(const GenerateOptions& o) {
 void check_generate_options(const GenerateOptions& o) {
   // How many steps there are may be in a YAML that was not read yet; then the pipeline looks at the list.
   encoder_reuse(o).check(o.given.steps ? o.steps : kMostSteps);
+  check_quantize_options(o.quantize, o.device);
   RAEDIT_CHECK(o.guidance_start <= o.guidance_end,
                {.code = ErrorCode::invalid_argument,
                 .what = "the guidance interval is reversed",

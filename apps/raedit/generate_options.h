@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model_path.h"
+#include "quantize_options.h"
 #include "raedit/rae_dit_pipeline.h"
 
 namespace raedit::cli {
@@ -35,6 +36,7 @@ struct GenerateOptions {
   std::string latents;
   int64_t batch_size = 8;
   std::string dtype = "float32";
+  QuantizeOptions quantize;
   std::string device = "cpu";
   int threads = 0;
   std::string output;

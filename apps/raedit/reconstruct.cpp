@@ -21,6 +21,7 @@
 #include "output.h"
 #include "picture.h"
 #include "progress_bar.h"
+#include "quantize_options.h"
 #include "raedit/autoencoder_rae.h"
 #include "raedit/convert.h"
 #include "raedit/image.h"
@@ -47,6 +48,7 @@ struct ReconstructOptions {
   ModelOptions model;
   std::string output;
   std::string dtype = "float32";
+  QuantizeOptions quantize;
   std::string device = "cpu";
   int threads = 0;
   bool json = false;
@@ -146,6 +148,7 @@ void load_images(std::vector<Job>& jobs) {
 }
 
 int run_reconstruct(const ReconstructOptions& o) {
+  check_quantize_options(o.quantize, o.device);
   std::vector<Job> jobs = plan(o);
   load_images(jobs);
   const Interrupt interrupt;
@@ -157,6 +160,7 @@ int run_reconstruct(const ReconstructOptions& o) {
   LoadOptions load;
   load.dtype = dtype_from_name(o.dtype);
   load.device = Device::from_name(o.device);
+  apply(o.quantize, load);
   const AutoencoderRAE vae = open_autoencoder(model, load, hub);
   bar.clear();
   ContextOptions options;
@@ -173,7 +177,7 @@ int run_reconstruct(const ReconstructOptions& o) {
     const PngText text{{"Software", std::string("raedit ") + kVersion},
                        {"Model", as_utf8(model.name)},
                        {"Source", as_utf8(fs::path(job.input).filename().string())},
-                       {"DType", o.dtype}};
+                       {"DType", dtype_text(o.dtype, o.quantize)}};
     const double decibels = reconstruct(ctx, vae, job, text);
     sum += decibels;
     json.push_back({{"input", job.input}, {"output", job.output}, {"psnr_db", decibels}});
@@ -199,6 +203,7 @@ Command add_reconstruct(CLI::App& program) {
   app->add_option("--dtype", options->dtype, "float32 or bfloat16 (default float32)")
       ->type_name("TYPE")
       ->check(one_of({"float32", "bfloat16"}));
+  add_quantize_options(*app, options->quantize);
   app->add_option("--device", options->device, "cpu (default), cuda or cuda:N")
       ->type_name("NAME")
       ->check(device_name());

@@ -18,6 +18,7 @@ namespace raedit {
 namespace models {
 struct AutoencoderRae;
 struct ModelSource;
+struct Internals;
 }  // namespace models
 
 // The fields of config.json but for the statistics, which are tensors of the checkpoint.
@@ -75,6 +76,7 @@ class RAEDIT_API AutoencoderRAE {
   Tensor reconstruct(Context& ctx, const Tensor& pixels) const { return decode(ctx, encode(ctx, pixels)); }
 
  private:
+  friend struct models::Internals;
   explicit AutoencoderRAE(std::shared_ptr<const models::AutoencoderRae> model) : model_(std::move(model)) {}
   std::shared_ptr<const models::AutoencoderRae> model_;
   bool use_slicing_ = false;

@@ -17,6 +17,7 @@ namespace raedit {
 namespace models {
 struct RaeDitTransformer;
 struct ModelSource;
+struct Internals;
 }  // namespace models
 
 // The fields of config.json. Pairs are (encoder stream, decoder stream).
@@ -91,6 +92,7 @@ class RAEDIT_API RAEDiT2DModel {
                         const ForwardObserver& observe = {}) const;
 
  private:
+  friend struct models::Internals;
   explicit RAEDiT2DModel(std::shared_ptr<const models::RaeDitTransformer> model) : model_(std::move(model)) {}
   std::shared_ptr<const models::RaeDitTransformer> model_;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "raedit/autoencoder_rae.h"
+#include "raedit/calibration.h"
 #include "raedit/context.h"
 #include "raedit/convert.h"
 #include "raedit/error.h"

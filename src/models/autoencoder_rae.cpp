@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/guard.h"
+#include "models/quantization.h"
 #include "ops/elementwise.h"
 #include "ops/moving.h"
 #include "ops/resample.h"
@@ -115,6 +116,7 @@ AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, std::sh
       now.push_back(entry);
   }
   const auto kernels = loading_kernels(options);
+  plan_quantization(all, weights, options, kAutoencoderPart);
   load_parameters(now, weights, dtype, *kernels);
   parameters.decoder.complete();
   latents_divisor = parameters.latents_std.value.clone();

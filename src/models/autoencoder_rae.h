@@ -60,6 +60,10 @@ struct AutoencoderRae {
   Tensor encode(Context& ctx, const Tensor& pixels) const;
   Tensor decode(Context& ctx, const Tensor& latents) const;
 
+  bool has_encoder() const { return !without_encoder_; }
+  // What encode() runs, after it ran.
+  const Encoder& loaded_encoder() const { return encoder_; }
+
  private:
   const Encoder& ready_encoder(Context& ctx) const;
   Tensor normalize_pixels(Context& ctx, const Tensor& pixels) const;

@@ -24,7 +24,9 @@ RaeDecoderLayer::RaeDecoderLayer(const AutoencoderRAEConfig& c)
       layernorm_after(nn::Norm::layer(c.decoder_hidden_size, kNormEps, true)),
       attention(c.decoder_hidden_size, c.decoder_num_attention_heads),
       intermediate(c.decoder_hidden_size, c.decoder_intermediate_size),
-      output(c.decoder_intermediate_size, c.decoder_hidden_size) {}
+      output(c.decoder_intermediate_size, c.decoder_hidden_size) {
+  nn::allow_eight_bits(*this);
+}
 
 Tensor RaeDecoderLayer::forward(Context& ctx, Tensor x) const {
   x = ops::add(ctx, attention.forward(ctx, layernorm_before.forward(ctx, x)), x);

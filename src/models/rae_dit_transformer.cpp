@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "core/guard.h"
 #include "models/checkpoint.h"
+#include "models/quantization.h"
 #include "ops/activation.h"
 #include "ops/elementwise.h"
 #include "ops/gated.h"
@@ -105,6 +106,7 @@ RaeDitBlock::RaeDitBlock(const RAEDiT2DModelConfig& config, size_t stream) : wit
   }
   mlp = nn::FeedForward(width, inner, config.use_swiglu);
   ada_ln = nn::Linear(width, (with_shift ? 6 : 4) * width);
+  nn::allow_eight_bits(*this);
 }
 
 Tensor RaeDitBlock::forward(Context& ctx, const Tensor& x, const Tensor& modulation, const nn::Rope* rope) const {
@@ -184,7 +186,7 @@ void RaeDitTransformer::prepare(const backend::Kernels& kernels) {
     weight.slice(0, i * rows, (i + 1) * rows).copy_from(part.weight.value);
     bias.slice(0, i * rows, (i + 1) * rows).copy_from(part.bias.value);
   }
-  encoder_ada_ln = kernels.pack(weight, dtype);
+  encoder_ada_ln = nn::pack_like(first.weight, weight, dtype, kernels);
   encoder_ada_ln_bias = copy_to(bias, kernels.memory());
 }
 
@@ -243,8 +245,11 @@ RAEDiTConditioning RaeDitTransformer::condition(Context& ctx, const Tensor& time
   // SiLU here and again in every adaLN: so the model was trained.
   const Tensor condition = ops::silu(ctx, ops::add(ctx, c.time, label));
   c.activated = ops::silu(ctx, condition).reshape({c.time.dim(0), 1, c.time.dim(1)});
-  if (encoder_ada_ln != nullptr && !blocks.front().ada_ln.weight.trainable)
+  if (encoder_ada_ln != nullptr && !blocks.front().ada_ln.weight.trainable) {
+    for (int64_t i = 0; i < config.depth[kEncoder]; ++i)
+      blocks[static_cast<size_t>(i)].ada_ln.weight.see(ctx, c.activated);
     c.modulations = ops::linear(ctx, c.activated, {Tensor(), encoder_ada_ln}, encoder_ada_ln_bias);
+  }
   return c;
 }
 
@@ -363,6 +368,7 @@ RAEDiT2DModel RAEDiT2DModel::from_source(const models::ModelSource& source, cons
     const auto parameters = models::named_parameters(*model);
     models::check_parameters(parameters, *source.weights);
     const auto kernels = models::loading_kernels(options);
+    models::plan_quantization(parameters, *source.weights, options, models::kTransformerPart);
     models::load_parameters(parameters, *source.weights, options.dtype, *kernels);
     model->complete();
     models::settle(*model, *kernels);

@@ -25,6 +25,7 @@ VitBlock::VitBlock(const VitBlockConfig& c, const VitBlockNames& parts)
       fc2(c.mlp_width, c.width) {
   if (c.layer_scale)
     for (auto* scale : {&layer_scale1, &layer_scale2}) *scale = nn::Parameter(nn::Parameter::Role::vector, {c.width});
+  nn::allow_eight_bits(*this);
 }
 
 Tensor VitBlock::forward(Context& ctx, Tensor x) const {

@@ -20,10 +20,11 @@ Tensor random_tensor(const Shape& shape, float deviation, float mean, uint32_t& 
 }
 
 template <class M>
-void randomize(M& module, DType dtype, const backend::Kernels& kernels) {
+void randomize(M& module, DType dtype, const backend::Kernels& kernels, Quantization quantization) {
   uint32_t state = 1;
   for (const auto& [name, p] : named_parameters(module)) {
     if (!p->required) continue;  // tables that are computed
+    p->eight_bits = p->quantizable && quantization == Quantization::int8;
     const bool is_matrix = p->role == nn::Parameter::Role::matrix;
     const auto inputs = static_cast<float>(p->shape.numel() / std::max<int64_t>(p->shape[0], 1));
     const bool is_norm = name.find("norm") != std::string::npos && name.ends_with("weight");
@@ -54,11 +55,15 @@ double attention_flops(const nn::Attention& a, int64_t batch, int64_t tokens) {
 }
 
 template <class M>
-int64_t weight_bytes(const M& module, DType dtype, int64_t batch) {
+int64_t weight_bytes(const M& module, DType dtype, int64_t batch, Quantization q) {
   using Role = nn::Parameter::Role;
   int64_t bytes = 0;
   nn::for_each_parameter(module, [&](const std::string&, const nn::Parameter& p) {
     if (p.role == Role::unread) return;
+    if (p.quantizable && q == Quantization::int8) {
+      bytes += p.shape.numel();
+      return;
+    }
     const bool is_low = p.role == Role::matrix || p.role == Role::table;
     const int64_t numel = p.role == Role::table ? p.shape.numel() / p.shape[0] * batch : p.shape.numel();
     bytes += numel * static_cast<int64_t>(size_of(is_low ? dtype : DType::float32));
@@ -93,26 +98,29 @@ AutoencoderRAEConfig autoencoder_xl_config() {
   return config;
 }
 
-RaeDitTransformer random_transformer(const RAEDiT2DModelConfig& config, DType dtype, const backend::Kernels& kernels) {
+RaeDitTransformer random_transformer(const RAEDiT2DModelConfig& config, DType dtype, const backend::Kernels& kernels,
+                                     Quantization quantization) {
   RaeDitTransformer model(config);
   model.dtype = dtype;
-  randomize(model, dtype, kernels);
+  randomize(model, dtype, kernels, quantization);
   model.complete();
   finish(model, kernels);
   return model;
 }
 
-RaeDecoder random_decoder(const AutoencoderRAEConfig& config, DType dtype, const backend::Kernels& kernels) {
+RaeDecoder random_decoder(const AutoencoderRAEConfig& config, DType dtype, const backend::Kernels& kernels,
+                          Quantization quantization) {
   RaeDecoder model(config);
-  randomize(model, dtype, kernels);
+  randomize(model, dtype, kernels, quantization);
   model.complete();
   finish(model, kernels);
   return model;
 }
 
-Dinov2WithRegisters random_encoder(const AutoencoderRAEConfig& c, DType dtype, const backend::Kernels& kernels) {
+Dinov2WithRegisters random_encoder(const AutoencoderRAEConfig& c, DType dtype, const backend::Kernels& kernels,
+                                   Quantization quantization) {
   Dinov2WithRegisters model(c.encoder_hidden_size, c.encoder_patch_size, c.encoder_num_hidden_layers);
-  randomize(model, dtype, kernels);
+  randomize(model, dtype, kernels, quantization);
   finish(model, kernels);
   return model;
 }
@@ -161,19 +169,19 @@ double encoder_flops(const AutoencoderRAEConfig& c, int64_t batch) {
   return flops;
 }
 
-int64_t transformer_bytes(const RAEDiT2DModelConfig& config, DType dtype, int64_t batch) {
-  return weight_bytes(RaeDitTransformer(config), dtype, batch) +
+int64_t transformer_bytes(const RAEDiT2DModelConfig& config, DType dtype, int64_t batch, Quantization q) {
+  return weight_bytes(RaeDitTransformer(config), dtype, batch, q) +
          input_bytes(batch * config.in_channels * config.sample_size * config.sample_size);
 }
 
-int64_t decoder_bytes(const AutoencoderRAEConfig& config, DType dtype, int64_t batch) {
-  return weight_bytes(RaeDecoder(config), dtype, batch) +
+int64_t decoder_bytes(const AutoencoderRAEConfig& config, DType dtype, int64_t batch, Quantization q) {
+  return weight_bytes(RaeDecoder(config), dtype, batch, q) +
          input_bytes(batch * config.num_patches() * config.encoder_hidden_size);
 }
 
-int64_t encoder_bytes(const AutoencoderRAEConfig& c, DType dtype, int64_t batch) {
+int64_t encoder_bytes(const AutoencoderRAEConfig& c, DType dtype, int64_t batch, Quantization q) {
   const Dinov2WithRegisters model(c.encoder_hidden_size, c.encoder_patch_size, c.encoder_num_hidden_layers);
-  return weight_bytes(model, dtype, batch) + input_bytes(batch * 3 * c.encoder_input_size * c.encoder_input_size);
+  return weight_bytes(model, dtype, batch, q) + input_bytes(batch * 3 * c.encoder_input_size * c.encoder_input_size);
 }
 
 }  // namespace raedit::models

@@ -13,6 +13,7 @@ Linear::Linear(int64_t in_features, int64_t out_features, bool with_bias)
 }
 
 Tensor Linear::forward(Context& ctx, const Tensor& x, Activation act) const {
+  weight.see(ctx, x);
   return ops::linear(ctx, x, weight.matrix(), bias.value, act);
 }
 
@@ -65,7 +66,7 @@ void Attention::prepare(const backend::Kernels& kernels) {
     bias.slice(0, row, row + width).copy_from(part->bias.value);
     row += width;
   }
-  qkv = kernels.pack(weight, dtype);
+  qkv = nn::pack_like(to_q.weight, weight, dtype, kernels);
   qkv_bias = copy_to(bias, kernels.memory());
 }
 
@@ -99,6 +100,7 @@ Tensor placed(Context& ctx, const Tensor& x, const std::optional<Norm>& norm, co
 
 Tensor Attention::forward_joined(Context& ctx, const Tensor& x, const ops::Matrix& weight, const Tensor& bias,
                                  const Rope* rope) const {
+  for (const Linear* part : {&to_q, &to_k, &to_v}) part->weight.see(ctx, x);
   // [B,N,3H,Dh]: the heads of the queries, then those of the keys, then those of the values.
   const Tensor all =
       ops::linear(ctx, x, weight, bias).reshape({x.dim(0), x.dim(1), 3 * num_heads, x.dim(2) / num_heads});
@@ -135,6 +137,7 @@ FeedForward::FeedForward(int64_t width, int64_t inner, bool swiglu)
 }
 
 Tensor FeedForward::forward(Context& ctx, const Tensor& x) const {
+  if (use_swiglu) proj.weight.see(ctx, x);
   const Tensor hidden = use_swiglu ? ops::linear_swiglu(ctx, x, proj.weight.matrix(), proj.bias.value)
                                    : proj.forward(ctx, x, Activation::gelu_tanh);
   return out.forward(ctx, hidden);

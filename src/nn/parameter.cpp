@@ -6,14 +6,19 @@
 
 namespace raedit::nn {
 
+std::shared_ptr<const backend::PackedMatrix> pack_like(const Parameter& matrix, const Tensor& weight, DType dtype,
+                                                       const backend::Kernels& kernels) {
+  if (matrix.eight_bits) return kernels.pack_int8(weight, matrix.input_max);
+  return matrix.swiglu ? kernels.pack_swiglu(weight, dtype) : kernels.pack(weight, dtype);
+}
+
 void assign(Parameter& parameter, const Tensor& source, DType dtype, const backend::Kernels& kernels) {
   parameter.source = source;
   switch (parameter.role) {
     case Parameter::Role::matrix: {
       parameter.value = source.reshape({source.dim(0), -1});
       if (parameter.joined && kernels.joins()) break;
-      parameter.packed =
-          parameter.swiglu ? kernels.pack_swiglu(parameter.value, dtype) : kernels.pack(parameter.value, dtype);
+      parameter.packed = pack_like(parameter, parameter.value, dtype, kernels);
       break;
     }
     // Copies, so that the mapped file's pages can go.

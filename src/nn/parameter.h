@@ -40,6 +40,10 @@ struct Parameter {
   bool joined = false;
   bool swiglu = false;     // the matrix of a linear_swiglu()
   bool trainable = false;  // make_trainable() was here
+  // A matrix of a block, which LoadOptions::quantization is about; whether it was asked for; and the largest magnitudes
+  // of its inputs [K], where there is a calibration.
+  bool quantizable = false, eight_bits = false;
+  Tensor input_max;
 
   // What ops read. For matrices `packed` is what they read, `value` what training would.
   Tensor value;
@@ -53,7 +57,15 @@ struct Parameter {
   bool defined() const { return value.defined(); }
   bool trained() const { return role != Role::buffer; }
   ops::Matrix matrix() const { return {value, packed}; }
+  // Tells the context's observer what meets this matrix.
+  void see(const Context& ctx, const Tensor& input) const {
+    if (quantizable && ctx.input_observer()) ctx.input_observer()(*this, input);
+  }
 };
+
+// `weight` as a product with `matrix` reads it: in 8 bits where those were asked for.
+std::shared_ptr<const backend::PackedMatrix> pack_like(const Parameter& matrix, const Tensor& weight, DType dtype,
+                                                       const backend::Kernels& kernels);
 
 // Takes over a checkpoint's tensor: converts or packs it once, for `dtype` on this device. The shape is checked
 // already.
@@ -89,6 +101,14 @@ void for_each_parameter(Node& node, Fn&& fn, const std::string& prefix = "") {
   } else {
     for (size_t i = 0; i < node.size(); ++i) for_each_parameter(node[i], fn, prefix + "." + std::to_string(i));
   }
+}
+
+// All matrices of `module` are ones that 8 bits are enough for.
+template <class M>
+void allow_eight_bits(M& module) {
+  for_each_parameter(module, [](const std::string&, Parameter& p) {
+    if (p.role == Parameter::Role::matrix) p.quantizable = true;
+  });
 }
 
 // Calls node.prepare(kernels) for every module below `node` that has one, after its parameters were assigned.

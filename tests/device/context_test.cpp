@@ -36,6 +36,10 @@ TEST_F(OnFakeDevice, SaysWhatItIs) {
   EXPECT_RAEDIT_ERROR(Context({.device = {DeviceType::cuda, 1}}), ErrorCode::unsupported, "CUDA cannot be used");
 }
 
+TEST_F(OnFakeDevice, HasNoProductsOfEightBits) {
+  EXPECT_RAEDIT_ERROR(ctx_->kernels().pack_int8(random({3, 4}), {}), ErrorCode::unsupported, "8-bit", "a fake", "cpu");
+}
+
 TEST_F(OnFakeDevice, MakesTensorsThere) {
   const Tensor empty = ctx_->empty({4}, DType::float32);
   EXPECT_FALSE(empty.on_host());

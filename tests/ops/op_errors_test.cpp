@@ -51,6 +51,16 @@ TEST_F(OpErrors, Linear) {
   expect_invalid({"linear", "weight"}, [&] { ops::linear(ctx_, x, {}); });
 }
 
+// A sum of 32 bits holds 16384 products of 8 bits.
+TEST_F(OpErrors, TooManyProductsOfEightBits) {
+  RAEDIT_CPU_ONLY("8-bit products are the processor's");
+  const Tensor x = random({1, 16384});
+  EXPECT_NO_THROW(ops::linear(ctx_, x, {Tensor(), ctx_.kernels().pack_int8(random({1, 16384}), {})}));
+  expect_error(ErrorCode::unsupported, {"too wide", "16385", "16384"}, [&] {
+    ctx_.kernels().pack_int8(random({1, 16385}), {});
+  });
+}
+
 TEST_F(OpErrors, ElementTypesThatNothingComputesIn) {
   const auto expect_unsupported = [&](const std::string& op, const std::function<void(const Tensor&)>& call) {
     for (const DType dtype : {DType::float16, DType::float64})

@@ -97,8 +97,9 @@ class CpuKernels final : public Kernels {
   std::shared_ptr<Storage> temporary_bytes(size_t bytes) const;
   Tensor temporary(const Shape& shape, DType dtype) const;
   Tensor even_rows(const Tensor& x) const;
-  // linear() without the activation, for a matrix of pack_int8().
-  void linear_int8(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, const Tensor& out) const;
+  // linear() for a matrix of pack_int8().
+  void linear_int8(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
+                   const Tensor& out) const;
   std::shared_ptr<const PackedMatrix> pack_as(const Tensor& weight, DType compute, bool paired) const;
   void multiply(const Tensor& x, const CpuPackedMatrix& weight, const Epilogue& finish) const;
   // out (+)= a * b of bfloat16 matrices, on the dot product.

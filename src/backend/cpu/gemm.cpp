@@ -220,11 +220,7 @@ Tensor CpuKernels::even_rows(const Tensor& x) const {
 
 void CpuKernels::linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
                         const Tensor& out) const {
-  if (weight.dtype == DType::int8) {
-    if (x.dim(0) > 0) linear_int8(x, weight, bias, out);
-    if (act != Activation::none) activation(act, out, out);
-    return;
-  }
+  if (weight.dtype == DType::int8) return linear_int8(x, weight, bias, act, out);
   const auto& w = static_cast<const CpuPackedMatrix&>(weight);
   multiply(x, w, {.out = out, .n = w.n, .bias = data_of(bias), .act = act, .paired = w.paired});
 }

@@ -8,7 +8,7 @@
 
 #include "backend/cpu/amx.h"
 #include "backend/cpu/cpu_kernels.h"
-#include "backend/cpu/gemm.h"
+#include "backend/cpu/gemm_int8.h"
 #include "backend/cpu/isa.h"
 
 namespace raedit::backend::cpu {
@@ -24,13 +24,19 @@ constexpr int64_t kAmxSide = 32, kAmxDepth = 256;
 struct Operands {
   std::vector<float> a, panels, c;
   std::vector<uint16_t> a16, panels16;
+  std::vector<int8_t> a8, panels8;
+  std::vector<int32_t> zeros, c32;
 
   Operands()
       : a(kTileRows * 2 * kDepth),
         panels(kTileColumns * kDepth),
         c(kAmxSide * kTileColumns),
         a16(kAmxSide * kAmxDepth),
-        panels16(std::max(kTileColumns * 2 * kDepth, kAmxSide * kAmxDepth)) {
+        panels16(std::max(kTileColumns * 2 * kDepth, kAmxSide * kAmxDepth)),
+        a8(kTileRows * 4 * kDepth),
+        panels8(kTileColumns * 4 * kDepth),
+        zeros(kTileColumns),
+        c32(kTileRows * kTileColumns) {
     uint32_t state = 1;
     const auto random = [&] {
       state = state * 1664525u + 1013904223u;
@@ -40,17 +46,23 @@ struct Operands {
     std::generate(panels.begin(), panels.end(), random);
     std::generate(a16.begin(), a16.end(), [&] { return bfloat16(random()).bits; });
     std::generate(panels16.begin(), panels16.end(), [&] { return bfloat16(random()).bits; });
+    for (auto* bytes : {&a8, &panels8})
+      std::generate(bytes->begin(), bytes->end(), [&] { return static_cast<int8_t>(127.0f * random()); });
   }
 
   // Multiply-adds of multiply().
   static double products(DType dtype) {
+    if (dtype == DType::int8) return static_cast<double>(kTileRows * kTileColumns * 4 * kDepth);
     if (dtype != DType::bfloat16) return static_cast<double>(kTileRows * kTileColumns * kDepth);
     if (has_amx_bf16()) return static_cast<double>(kAmxSide * kAmxSide * kAmxDepth);
     return static_cast<double>(kTileRows * kTileColumns * 2 * kDepth);  // a step of depth is a pair
   }
 
   void multiply(DType dtype) {
-    if (dtype == DType::float32)
+    if (dtype == DType::int8)
+      int8_way().tile({kTileRows, kTileColumns / kPanel, a8.data(), 4 * kDepth, panels8.data(), 4 * kPanel * kDepth,
+                       4 * kDepth, zeros.data(), c32.data()});
+    else if (dtype == DType::float32)
       tile_f32(kTileRows, a.data(), kDepth, panels.data(), kPanel * kDepth, kDepth, c.data(), false);
     else if (has_amx_bf16())
       amx_product({kAmxSide, kAmxSide / kPanel, a16.data(), kAmxDepth, panels16.data(), kPanel * kAmxDepth, kAmxDepth,

@@ -63,18 +63,15 @@ struct Product {
   const Int8Matrix& w;
   const int8_t* a;
   const float* row_scales;
-  const float* bias;
-  const Tensor& out;
+  Epilogue finish;
   Int8Way way;
 
   void multiply(int64_t group, int64_t first, int64_t rows) const {
-    const int64_t column = group * kTileColumns, columns = std::min(kTileColumns, w.n - column);
-    const int64_t stride = out.stride(0);
-    const auto size = static_cast<int64_t>(size_of(out.dtype()));
+    const int64_t column = group * kTileColumns;
     alignas(64) int32_t sums[kTileRows * kTileColumns] = {};
     float* const c = reinterpret_cast<float*>(sums);
     Int8Tile tile{};
-    tile.count = (columns + kPanel - 1) / kPanel;
+    tile.count = finish.panels(group);
     tile.lda = w.depth();
     tile.panels = w.data() + column * w.depth();
     tile.panel_stride = w.panel_stride();
@@ -86,8 +83,7 @@ struct Product {
       tile.a = a + r * tile.lda;
       way.tile(tile);
       rescale_tile(sums, tile.rows, row_scales + r, w.scales.data() + column, c);
-      store_tile(c, tile.rows, columns, bias != nullptr ? bias + column : nullptr,
-                 out.raw() + (r * stride + column) * size, stride, out.dtype());
+      finish.store(c, group, r, tile.rows);
     }
   }
 };
@@ -150,7 +146,8 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack_int8(const Tensor& weight, 
   return packed;
 }
 
-void CpuKernels::linear_int8(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, const Tensor& out) const {
+void CpuKernels::linear_int8(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
+                             const Tensor& out) const {
   const auto& w = static_cast<const Int8Matrix&>(weight);
   const int64_t m = x.dim(0), depth = w.depth();
   if (m == 0 || w.n == 0) return;
@@ -164,7 +161,8 @@ void CpuKernels::linear_int8(const Tensor& x, const PackedMatrix& weight, const 
     row_scales[i] = quantize_row(x.dtype(), x.raw() + i * stride, factor, w.k, depth, way.shifted ? kShift : uint8_t{0},
                                  to + i * depth);
   });
-  multiply_all({w, to, row_scales, bias.defined() ? bias.data<float>() : nullptr, out, way}, m, threads_);
+  const Epilogue finish{.out = out, .n = w.n, .bias = bias.defined() ? bias.data<float>() : nullptr, .act = act};
+  multiply_all({w, to, row_scales, finish, way}, m, threads_);
 }
 
 }  // namespace raedit::backend::cpu

@@ -1,0 +1,112 @@
+// raedit calibrate: what the matrices of a model see in a few pictures, for --quantize int8.
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "command.h"
+#include "core/json.h"
+#include "interrupt.h"
+#include "measure.h"
+#include "model_path.h"
+#include "output.h"
+#include "progress_bar.h"
+#include "raedit/calibration.h"
+#include "raedit/convert.h"
+#include "transfer.h"
+#include "values.h"
+
+namespace raedit::cli {
+namespace {
+
+const char* const kFooter =
+    "Draws a few pictures, of classes that lie evenly among all, and notes the largest value that each input of each\n"
+    "matrix of the blocks takes; pictures are encoded again, where the model has its encoder. Quantizing with FILE "
+    "then\n"
+    "shares large values between weights and inputs (SmoothQuant, arXiv 2211.10438). FILE fits this model alone.\n"
+    "\n"
+    "Examples:\n"
+    "  raedit calibrate --output emoji64.safetensors\n"
+    "  raedit generate --quantize int8 --calibration emoji64.safetensors --label cat-face\n"
+    "  raedit calibrate --model dit-dh-xl/ --dtype bfloat16 --pictures 4 --steps 10 --output xl.safetensors";
+
+struct CalibrateOptions {
+  ModelOptions model;
+  std::string output;
+  int64_t pictures = 8, steps = 10, seed = 0;
+  std::string dtype = "float32";
+  int threads = 0;
+  bool json = false;
+};
+
+RAEDiTPipeline open_pipeline(const CalibrateOptions& o, const FoundModel& model, const HubOptions& hub) {
+  LoadOptions load;
+  load.dtype = dtype_from_name(o.dtype);
+  load.threads = o.threads;
+  if (!model.upstream) return RAEDiTPipeline::from_pretrained(model.path, load);
+  ConvertPipelineOptions options;
+  options.repo_or_path = model.path;
+  options.config_path = model.config;
+  return open_upstream(options, load, hub).pipeline;
+}
+
+int run_calibrate(const CalibrateOptions& o) {
+  check_file_writable(o.output);
+  const Stopwatch watch;
+  const Interrupt interrupt;
+  ProgressBar bar(ProgressBar::style_of_stderr(o.json));
+  Transfer transfer(bar, interrupt);
+  HubOptions hub = hub_options(o.model);
+  hub.progress = transfer.downloads();
+  const FoundModel model = find_model(o.model, ModelPart::pipeline, hub);
+  const RAEDiTPipeline pipeline = open_pipeline(o, model, hub);
+  ContextOptions context;
+  context.threads = o.threads;
+  context.cancel = interrupt.token();
+  context.progress = [&](const Progress& p) {
+    if (p.phase == Progress::Phase::sample) bar.step(p.step);
+  };
+  Context ctx(context);
+  bar.begin("sample", o.steps);
+  const CalibrationSummary done =
+      calibrate(ctx, pipeline, {o.pictures, o.steps, static_cast<uint64_t>(o.seed)}, o.output);
+  bar.clear();
+  if (o.json) {
+    const Json json{{"model", model.path}, {"pictures", o.pictures},     {"steps", o.steps},
+                    {"seed", o.seed},      {"matrices", done.matrices},  {"with_encoder", done.with_encoder},
+                    {"output", o.output},  {"seconds", watch.seconds()}, {"peak_memory_bytes", peak_memory_bytes()}};
+    fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+    return kExitOk;
+  }
+  fmt::print("{} matrices over {} pictures of {} steps{} -> {}\n", done.matrices, o.pictures, o.steps,
+             done.with_encoder ? ", encoder and all" : ", without the encoder", o.output);
+  return kExitOk;
+}
+
+}  // namespace
+
+Command add_calibrate(CLI::App& program) {
+  auto options = std::make_shared<CalibrateOptions>();
+  CLI::App* app = program.add_subcommand("calibrate", "Note what a model's matrices see, for --quantize int8");
+  add_model_options(*app, options->model);
+  app->add_option("--output", options->output, "the .safetensors file to write")->required()->type_name("FILE");
+  app->add_option("--pictures", options->pictures, "pictures to draw (default 8)")
+      ->type_name("N")
+      ->check(whole_number(1, 4096));
+  app->add_option("--steps", options->steps, "sampling steps of each (default 10)")
+      ->type_name("N")
+      ->check(whole_number(1, 100000));
+  app->add_option("--seed", options->seed, "picture k is drawn from seed N + k (default 0)")
+      ->type_name("N")
+      ->check(whole_number(0));
+  app->add_option("--dtype", options->dtype, "float32 or bfloat16 (default float32)")
+      ->type_name("TYPE")
+      ->check(one_of({"float32", "bfloat16"}));
+  app->add_option("--threads", options->threads, "threads to use; 0 is all (default 0)")
+      ->type_name("N")
+      ->check(whole_number(0, 4096));
+  add_switch(*app, "--json", options->json, "print a JSON object");
+  app->footer(kFooter);
+  return {app, [options] { return run_calibrate(*options); }};
+}
+
+}  // namespace raedit::cli

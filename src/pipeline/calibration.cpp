@@ -1,0 +1,83 @@
+#include "raedit/calibration.h"
+
+#include "core/check.h"
+#include "core/guard.h"
+#include "models/internals.h"
+#include "models/quantization.h"
+
+namespace raedit {
+namespace {
+
+// The context is handed back without an observer, whatever happens.
+class Observed {
+ public:
+  Observed(Context& ctx, models::InputMaxima& maxima) : ctx_(ctx) {
+    ctx.set_input_observer([&maxima](const nn::Parameter& matrix, const Tensor& input) { maxima.see(matrix, input); });
+  }
+  ~Observed() { ctx_.set_input_observer({}); }
+  Observed(const Observed&) = delete;
+  Observed& operator=(const Observed&) = delete;
+
+ private:
+  Context& ctx_;
+};
+
+RAEDiTPipelineArguments arguments_of(const RAEDiTPipeline& pipeline, const CalibrationOptions& o) {
+  RAEDiTPipelineArguments arguments;
+  const int64_t classes = pipeline.transformer().config().num_classes;
+  for (int64_t k = 0; k < o.pictures; ++k) arguments.class_labels.push_back(k * classes / o.pictures % classes);
+  arguments.num_inference_steps = o.num_inference_steps;
+  arguments.seed = o.seed;
+  arguments.output_type = OutputType::pt;
+  return arguments;
+}
+
+template <class M>
+std::string fingerprint(const M& module) {
+  Tensor last;
+  nn::for_each_parameter(module, [&](const std::string&, const nn::Parameter& p) {
+    if (p.quantizable && p.source.defined()) last = p.source;
+  });
+  return last.defined() ? models::fingerprint_of(last) : "";
+}
+
+}  // namespace
+
+CalibrationSummary calibrate(Context& ctx, const RAEDiTPipeline& pipeline, const CalibrationOptions& options,
+                             const std::string& path) {
+  return guarded("calibrate", [&] {
+    RAEDIT_CHECK(ctx.kernels().memory() == nullptr, {.code = ErrorCode::unsupported,
+                                                     .what = "calibration runs on the processor alone",
+                                                     .where = "calibrate",
+                                                     .found = ctx.description()});
+    RAEDIT_CHECK(options.pictures > 0, {.code = ErrorCode::invalid_argument,
+                                        .what = "calibration needs a picture at least",
+                                        .where = "CalibrationOptions::pictures",
+                                        .found = std::to_string(options.pictures)});
+    models::InputMaxima maxima;
+    const Observed observed(ctx, maxima);
+    const Tensor images = pipeline(ctx, arguments_of(pipeline, options)).images;
+    const models::RaeDitTransformer& transformer = models::Internals::of(pipeline.transformer());
+    const models::AutoencoderRae& vae = models::Internals::of(pipeline.vae());
+    CalibrationSummary summary;
+    summary.with_encoder = vae.has_encoder();
+    models::CalibratedPart coder = calibrated_part(vae.parameters, maxima);
+    if (summary.with_encoder) {
+      for (int64_t k = 0; k < options.pictures; ++k) pipeline.vae().encode(ctx, images.slice(0, k, k + 1));
+      std::visit(
+          [&](const auto& encoder) {
+            for (const auto& [name, most] : calibrated_part(encoder, maxima).maxima)
+              coder.maxima["encoder." + name] = most;
+          },
+          vae.loaded_encoder());
+    }
+    coder.fingerprint = fingerprint(vae.parameters);
+    models::CalibratedPart denoiser = calibrated_part(transformer, maxima);
+    denoiser.fingerprint = fingerprint(transformer);
+    summary.matrices = static_cast<int64_t>(coder.maxima.size() + denoiser.maxima.size());
+    models::write_calibration(path, {{models::kTransformerPart, denoiser}, {models::kAutoencoderPart, coder}});
+    return summary;
+  });
+}
+
+}  // namespace raedit

@@ -1,0 +1,179 @@
+// Models with 8-bit matrices: how far their results lie from float32's, what calibration does for it, and what is
+// refused.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "expect_error.h"
+#include "io/safetensors.h"
+#include "models/internals.h"
+#include "raedit/calibration.h"
+#include "raedit/rae_dit_pipeline.h"
+#include "test_device.h"
+#include "unit/model_folder.h"
+
+namespace raedit {
+namespace {
+
+using test::ScratchFolder;
+using test::slurp;
+
+LoadOptions eight_bits(const std::string& calibration = "", DType dtype = DType::float32) {
+  return {.dtype = dtype, .quantization = Quantization::int8, .calibration = calibration};
+}
+
+std::string bundled() {
+  return std::string(RAEDIT_SOURCE_DIR) + "/models/emoji64";
+}
+
+double relative_l2(const Tensor& found, const Tensor& expected) {
+  const auto a = found.to_vector<double>(), b = expected.to_vector<double>();
+  double error = 0, size = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    error += (a[i] - b[i]) * (a[i] - b[i]);
+    size += b[i] * b[i];
+  }
+  return std::sqrt(error / size);
+}
+
+// The velocity at three times, of noise.
+Tensor velocity(const RAEDiT2DModel& model) {
+  Context ctx({.threads = 1});
+  const auto& c = model.config();
+  const Tensor x = test::normal_tensor({3, c.in_channels, c.sample_size, c.sample_size}, 5);
+  const Tensor t = Tensor::from(std::vector<float>{0.9f, 0.5f, 0.1f}, {3});
+  return model.forward(ctx, x, t, Tensor::from(std::vector<int64_t>{0, 1, 2}, {3})).to(DType::float32);
+}
+
+class QuantizedModel : public ::testing::Test {
+ protected:
+  void SetUp() override { RAEDIT_CPU_ONLY("8-bit products are the processor's"); }
+
+  std::string calibrated(const std::string& folder) {
+    const std::string path = scratch_ / "calibration.safetensors";
+    Context ctx({.threads = 1});
+    calibrate(ctx, RAEDiTPipeline::from_pretrained(folder), {.pictures = 4, .num_inference_steps = 5}, path);
+    return path;
+  }
+
+  ScratchFolder scratch_;
+};
+
+TEST_F(QuantizedModel, IsNearFloat32) {
+  const std::string folder = bundled() + "/transformer";
+  const Tensor expected = velocity(RAEDiT2DModel::from_pretrained(folder));
+  const double bfloat16 =
+      relative_l2(velocity(RAEDiT2DModel::from_pretrained(folder, {.dtype = DType::bfloat16})), expected);
+  const double plain = relative_l2(velocity(RAEDiT2DModel::from_pretrained(folder, eight_bits())), expected);
+  const double calibration =
+      relative_l2(velocity(RAEDiT2DModel::from_pretrained(folder, eight_bits(calibrated(bundled())))), expected);
+  const double both =
+      relative_l2(velocity(RAEDiT2DModel::from_pretrained(folder, eight_bits("", DType::bfloat16))), expected);
+  RecordProperty("bfloat16", std::to_string(bfloat16));
+  RecordProperty("int8", std::to_string(plain));
+  RecordProperty("int8_calibrated", std::to_string(calibration));
+  RecordProperty("int8_of_bfloat16", std::to_string(both));
+  EXPECT_GT(plain, 1e-3);  // it is not float32 in disguise
+  EXPECT_LT(plain, 0.05);
+  EXPECT_LT(both, 0.05);
+  EXPECT_LT(calibration, 0.05);
+}
+
+TEST_F(QuantizedModel, DrawsTheSamePicture) {
+  const auto draw = [](const LoadOptions& options) {
+    Context ctx({.threads = 1});
+    const auto pipeline = RAEDiTPipeline::from_pretrained(bundled(), options);
+    return pipeline(ctx,
+                    {.class_labels = {3, 40}, .seed = 42, .num_inference_steps = 10, .output_type = OutputType::pt})
+        .images.to_vector<float>();
+  };
+  const auto expected = draw({}), plain = draw(eight_bits()), calibrated_too = draw(eight_bits(calibrated(bundled())));
+  const auto mean_difference = [&](const std::vector<float>& found) {
+    double sum = 0;
+    for (size_t i = 0; i < found.size(); ++i) sum += std::abs(found[i] - expected[i]);
+    return sum / static_cast<double>(found.size());
+  };
+  RecordProperty("int8", std::to_string(mean_difference(plain)));
+  RecordProperty("int8_calibrated", std::to_string(mean_difference(calibrated_too)));
+  EXPECT_LT(mean_difference(plain), 0.03);
+  EXPECT_LT(mean_difference(calibrated_too), 0.03);
+}
+
+// Only matrices of blocks are quantized, all of them, in every part of a pipeline.
+TEST_F(QuantizedModel, KeepsWhatIsNoBlockInItsType) {
+  const auto model = RAEDiT2DModel::from_pretrained(bundled() + "/transformer", eight_bits("", DType::bfloat16));
+  int64_t in_eight_bits = 0, others = 0;
+  nn::for_each_parameter(models::Internals::of(model), [&](const std::string& name, const nn::Parameter& p) {
+    if (p.packed == nullptr) return;
+    const bool block = name.starts_with("blocks.");
+    EXPECT_EQ(p.packed->dtype, block ? DType::int8 : DType::bfloat16) << name;
+    ++(block ? in_eight_bits : others);
+  });
+  EXPECT_GT(in_eight_bits, 10);
+  EXPECT_GT(others, 4);
+}
+
+TEST_F(QuantizedModel, EncodesAndDecodes) {
+  for (const char* encoder : {"dinov2", "siglip2", "mae"}) {
+    const std::string folder = test::test_data(std::string("autoencoder/") + encoder);
+    const auto vae = AutoencoderRAE::from_pretrained(folder),
+               small = AutoencoderRAE::from_pretrained(folder, eight_bits());
+    Context ctx({.threads = 1});
+    const int64_t side = vae.config().encoder_input_size;
+    const Tensor pixels = test::normal_tensor({2, 3, side, side}, 3), z = vae.encode(ctx, pixels);
+    const double error = relative_l2(small.encode(ctx, pixels), z);
+    EXPECT_GT(error, 1e-4) << encoder;
+    EXPECT_LT(error, 0.1) << encoder;
+    EXPECT_LT(relative_l2(small.decode(ctx, z), vae.decode(ctx, z)), 0.1) << encoder;
+  }
+}
+
+TEST_F(QuantizedModel, SavesWhatItWasMadeFrom) {
+  const std::string folder = test::test_data("transformer/base");
+  RAEDiT2DModel::from_pretrained(folder).save_pretrained(scratch_ / "plain");
+  RAEDiT2DModel::from_pretrained(folder, eight_bits()).save_pretrained(scratch_ / "small");
+  const std::string file = "/diffusion_pytorch_model.safetensors";
+  EXPECT_EQ(slurp((scratch_ / "small") + file), slurp((scratch_ / "plain") + file));
+}
+
+TEST_F(QuantizedModel, RefusesCalibrationsThatAreNotItsOwn) {
+  const std::string tiny = test::test_data("pipeline"), own = calibrated(tiny);
+  const std::string transformer = tiny + "/transformer";
+  EXPECT_NO_THROW(RAEDiTPipeline::from_pretrained(tiny, eight_bits(own)));
+  EXPECT_RAEDIT_ERROR(RAEDiTPipeline::from_pretrained(bundled(), eight_bits(own)), ErrorCode::format,
+                      "of another model", own, "raedit calibrate");
+  // The same shapes, other numbers.
+  test::ModelFolder other("pipeline");
+  const std::string weights = other / "transformer";
+  test::Weights changed = test::read_weights(weights);
+  for (auto& [name, tensor] : changed)
+    if (name.starts_with("blocks.")) tensor.copy_from(test::normal_tensor(tensor.shape(), 9));
+  test::write_weights(weights, changed);
+  EXPECT_RAEDIT_ERROR(RAEDiT2DModel::from_pretrained(weights, eight_bits(own)), ErrorCode::format, "of another model");
+  // A file without this part, a file of something else, no file.
+  const std::string partial = scratch_ / "partial.safetensors";
+  write_safetensors(partial, NamedTensors{}, {{"format", "raedit calibration"}});
+  EXPECT_RAEDIT_ERROR(RAEDiT2DModel::from_pretrained(transformer, eight_bits(partial)), ErrorCode::format,
+                      "of another model", "no transformer");
+  EXPECT_RAEDIT_ERROR(
+      RAEDiT2DModel::from_pretrained(transformer, eight_bits(transformer + "/diffusion_pytorch_model.safetensors")),
+      ErrorCode::format, "no calibration", "raedit calibrate");
+  EXPECT_RAEDIT_ERROR(RAEDiT2DModel::from_pretrained(transformer, eight_bits("nowhere.safetensors")),
+                      ErrorCode::not_found, "nowhere.safetensors");
+  LoadOptions without = eight_bits(own);
+  without.quantization = Quantization::none;
+  EXPECT_RAEDIT_ERROR(RAEDiT2DModel::from_pretrained(transformer, without), ErrorCode::invalid_argument, "8-bit");
+}
+
+TEST_F(QuantizedModel, CalibrationNeedsAPicture) {
+  Context ctx({.threads = 1});
+  const auto pipeline = RAEDiTPipeline::from_pretrained(test::test_data("pipeline"));
+  EXPECT_RAEDIT_ERROR(calibrate(ctx, pipeline, {.pictures = 0}, scratch_ / "x.safetensors"),
+                      ErrorCode::invalid_argument, "picture");
+  EXPECT_FALSE(std::filesystem::exists(scratch_ / "x.safetensors"));
+  EXPECT_FALSE(ctx.input_observer());
+}
+
+}  // namespace
+}  // namespace raedit
