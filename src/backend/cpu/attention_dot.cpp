@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "backend/cpu/amx.h"
 #include "backend/cpu/gemm.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/targets.h"
@@ -61,6 +62,12 @@ void widen_panels(const bfloat16* from, int64_t stride, int64_t rows, int64_t wi
     }
 }
 
+// `padded` is a multiple of 16.
+void round_row(const float* row, int64_t padded, uint16_t* to) {
+  for (int64_t i = 0; i < padded; i += static_cast<int64_t>(hn::Lanes(FloatTag())))
+    hn::StoreU(narrow(load(row + i)), HalfTag(), to + i);
+}
+
 HWY_INLINE hn::Vec<hn::Rebind<uint32_t, FloatTag>> bits_of(FloatVec v) {
   return hn::PromoteTo(hn::Rebind<uint32_t, FloatTag>(), narrow(v));
 }
@@ -106,6 +113,7 @@ namespace raedit::backend::cpu {
 
 HWY_EXPORT(softmax_row);
 HWY_EXPORT(widen_panels);
+HWY_EXPORT(round_row);
 HWY_EXPORT(score_gradients);
 
 void softmax_row(float* row, int64_t n, int64_t padded, float scale) {
@@ -184,6 +192,8 @@ void pack_columns(const HeadRows& from, int64_t rows, int64_t width, uint16_t* t
 }
 
 struct Forward {
+  static constexpr int64_t kRowsAtOnce = kTileRows;
+
   int64_t nk, dh, padded;
   uint16_t* keys;
   float *values, *scores, *sums;
@@ -212,6 +222,47 @@ struct Forward {
       store_tile(sums, count, std::min(kTileColumns, dh - c), nullptr, out + first * out_stride + c, out_stride,
                  DType::bfloat16);
     }
+  }
+};
+
+// The same on AMX. There the float32 product of probabilities and values would take longer than all the rest, so
+// probabilities are rounded to bfloat16, too.
+struct AmxForward {
+  static constexpr int64_t kRowsAtOnce = 32;
+
+  int64_t nk, dh, padded, value_stride;
+  uint16_t *keys, *values, *probabilities;
+  float *scores, *sums;
+
+  AmxForward(Carver& c, int64_t key_count, int64_t width)
+      : nk(key_count),
+        dh(width),
+        padded(round_up(key_count, kPanel)),
+        value_stride(round_up(key_count, 2) * kPanel),
+        keys(c.take<uint16_t>(padded * dh)),
+        values(c.take<uint16_t>(round_up(dh, kPanel) / kPanel * value_stride)),
+        probabilities(c.take<uint16_t>(kRowsAtOnce * padded)),
+        scores(c.take<float>(kRowsAtOnce * padded)),
+        sums(c.take<float>(kRowsAtOnce * round_up(dh, kPanel))) {}
+
+  void load(const HeadRows& k, const HeadRows& v) const {
+    pack_columns(k, nk, dh, keys);
+    pack_row_pairs(v.pairs(), 0, nk, 0, dh, values, value_stride);
+  }
+
+  void rows(const HeadRows& q, int64_t first, int64_t count, float scale, bfloat16* out, int64_t out_stride) const {
+    const int64_t wide = round_up(dh, kPanel);
+    const AmxTiles tiles;
+    amx_product({count, padded / kPanel, q.row(first), q.stride, keys, kPanel * dh, dh, scores, padded, false});
+    for (int64_t r = 0; r < count; ++r) {
+      HWY_DYNAMIC_DISPATCH(softmax_row)(scores + r * padded, nk, padded, scale);
+      HWY_DYNAMIC_DISPATCH(round_row)(scores + r * padded, padded, probabilities + r * padded);
+    }
+    amx_product({count, wide / kPanel, probabilities, padded, values, value_stride, nk, sums, wide, false});
+    for (int64_t r = 0; r < count; ++r)
+      for (int64_t c = 0; c < dh; c += kTileColumns)
+        store_tile(sums + r * wide + c, 1, std::min(kTileColumns, dh - c), nullptr, out + (first + r) * out_stride + c,
+                   out_stride, DType::bfloat16);
   }
 };
 
@@ -330,25 +381,35 @@ struct Backward {
 
 }  // namespace
 
-void dot_attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out, Arena& arena,
+namespace {
+
+template <class Work>
+void forward_heads(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out, Arena& arena,
                    int threads) {
   const int64_t n = q.dim(1), heads = q.dim(2), head_count = q.dim(0) * heads;
   // Few heads: queries are cut too, so that every thread has work. Rows do not notice.
   const int64_t cuts = head_count % threads == 0 || head_count >= 8 * threads ? 1 : threads;
-  const int64_t rows_per_cut = round_up((n + cuts - 1) / cuts, kTileRows);
+  const int64_t rows_per_cut = round_up((n + cuts - 1) / cuts, Work::kRowsAtOnce);
   std::shared_ptr<Storage> memory;
-  const auto works = for_threads<Forward>(memory, arena, threads, k.dim(1), q.dim(3));
+  const auto works = for_threads<Work>(memory, arena, threads, k.dim(1), q.dim(3));
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t item = 0; item < head_count * cuts; ++item) {
-    const Forward& work = works[static_cast<size_t>(omp_get_thread_num())];
+    const Work& work = works[static_cast<size_t>(omp_get_thread_num())];
     const int64_t b = item / cuts / heads, h = item / cuts % heads;
     work.load(HeadRows(k, b, h), HeadRows(v, b, h));
     const HeadRows query(q, b, h);
     bfloat16* const to = out.data<bfloat16>() + b * out.stride(0) + h * out.stride(2);
     const int64_t end = std::min(n, (item % cuts + 1) * rows_per_cut);
-    for (int64_t i = item % cuts * rows_per_cut; i < end; i += kTileRows)
-      work.rows(query, i, std::min(kTileRows, end - i), scale, to, out.stride(1));
+    for (int64_t i = item % cuts * rows_per_cut; i < end; i += Work::kRowsAtOnce)
+      work.rows(query, i, std::min(Work::kRowsAtOnce, end - i), scale, to, out.stride(1));
   }
+}
+
+}  // namespace
+
+void dot_attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out, Arena& arena,
+                   int threads) {
+  return (has_amx_bf16() ? forward_heads<AmxForward> : forward_heads<Forward>)(q, k, v, scale, out, arena, threads);
 }
 
 void dot_attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
