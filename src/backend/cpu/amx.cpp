@@ -46,9 +46,15 @@ template <int kTile>
 inline void store(void* to, int64_t stride) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(kTile) : "memory");
 }
-template <int kSums, int kRows, int kPanel>
+// What the 64 bytes of a row hold, and with them what sums are.
+enum class Numbers { bfloat16, int8 };
+
+template <Numbers kNumbers, int kSums, int kRows, int kPanel>
 inline void multiply() {
-  asm volatile("tdpbf16ps %%tmm%c0, %%tmm%c1, %%tmm%c2" ::"i"(kPanel), "i"(kRows), "i"(kSums));
+  if constexpr (kNumbers == Numbers::bfloat16)
+    asm volatile("tdpbf16ps %%tmm%c0, %%tmm%c1, %%tmm%c2" ::"i"(kPanel), "i"(kRows), "i"(kSums));
+  else
+    asm volatile("tdpbssd %%tmm%c0, %%tmm%c1, %%tmm%c2" ::"i"(kPanel), "i"(kRows), "i"(kSums));
 }
 
 // 16 rows of the left operand: whole steps, and what is left of k behind them.
@@ -82,7 +88,7 @@ struct Ahead {
   }
 };
 
-template <int kRows, int kPanels>
+template <Numbers kNumbers, int kRows, int kPanels>
 void block(const RowTile* rows, const PanelTile* panels, int64_t steps, bool tail, const SumTile (*sums)[2],
            bool accumulate, const Ahead& ahead) {
   if (accumulate) {
@@ -99,15 +105,15 @@ void block(const RowTile* rows, const PanelTile* panels, int64_t steps, bool tai
   const auto step = [&](const uint16_t* const(&b)[2], const uint16_t* const(&a)[2], const int64_t(&stride)[2]) {
     load<6>(b[0], kTileBytes);
     stream<4>(a[0], stride[0]);
-    multiply<0, 4, 6>();
+    multiply<kNumbers, 0, 4, 6>();
     if constexpr (kPanels > 1) {
       load<7>(b[1], kTileBytes);
-      multiply<1, 4, 7>();
+      multiply<kNumbers, 1, 4, 7>();
     }
     if constexpr (kRows > 1) {
       stream<5>(a[1], stride[1]);
-      multiply<2, 5, 6>();
-      if constexpr (kPanels > 1) multiply<3, 5, 7>();
+      multiply<kNumbers, 2, 5, 6>();
+      if constexpr (kPanels > 1) multiply<kNumbers, 3, 5, 7>();
     }
   };
   constexpr int r1 = kRows - 1, p1 = kPanels - 1;
@@ -124,7 +130,10 @@ void block(const RowTile* rows, const PanelTile* panels, int64_t steps, bool tai
 }
 
 using Block = void (*)(const RowTile*, const PanelTile*, int64_t, bool, const SumTile (*)[2], bool, const Ahead&);
-constexpr Block kBlocks[2][2] = {{block<1, 1>, block<1, 2>}, {block<2, 1>, block<2, 2>}};
+// [rows - 1][panels - 1]
+template <Numbers kNumbers>
+constexpr Block kBlocks[2][2] = {{block<kNumbers, 1, 1>, block<kNumbers, 1, 2>},
+                                 {block<kNumbers, 2, 1>, block<kNumbers, 2, 2>}};
 
 // Sums of a tile that has fewer than 16 rows: they take a way round, so that nothing behind them is touched.
 struct Partial {
@@ -149,6 +158,7 @@ struct Chunk {
   float* c;
   int64_t ldc;
   bool accumulate;
+  Numbers numbers;
   int64_t next;  // elements from a panel's steps to those of the next chunk; 0: there is none
 
   template <class Rows, class Panels>
@@ -179,7 +189,8 @@ struct Chunk {
     for (int64_t i = 0; i < tiles; ++i)
       for (int64_t j = 0; j < panels; ++j)
         sums[i][j] = {at + i * kTileHeight * ldc + j * kPanel, ldc * static_cast<int64_t>(sizeof(float))};
-    const Block work = kBlocks[tiles - 1][panels - 1];
+    const auto& blocks = numbers == Numbers::int8 ? kBlocks<Numbers::int8> : kBlocks<Numbers::bfloat16>;
+    const Block work = blocks[tiles - 1][panels - 1];
     if (last >= kTileHeight) return work(left, right, steps, tail, sums, accumulate, ahead);
     Partial partial;
     float* const rest = at + (tiles - 1) * kTileHeight * ldc;
@@ -199,7 +210,7 @@ void copy_rows(const uint16_t* from, int64_t stride, int64_t rows, int64_t value
 }
 
 // Up to kRowsAtOnce rows.
-void multiply_rows(const AmxProduct& p) {
+void multiply_rows(const AmxProduct& p, Numbers numbers) {
   const int64_t whole = p.k / kStep * kStep, tail = p.k - whole;
   const int64_t tiles = (p.rows + kTileHeight - 1) / kTileHeight, full = p.rows / kTileHeight;
   alignas(64) uint16_t row_tails[kRowsAtOnce * kStep];
@@ -216,8 +227,15 @@ void multiply_rows(const AmxProduct& p) {
     if (full < tiles)
       copy_rows(p.a + full * kTileHeight * p.lda + k, p.lda, p.rows - full * kTileHeight, values, last_rows, kChunk);
     alignas(64) uint16_t panel_tails[2][kTileElements];
-    const Chunk chunk{p.rows, p.count, values / kStep,        ends && tail > 0,
-                      p.c,    p.ldc,   p.accumulate || k > 0, k + 2 * kChunk <= whole ? kChunk : 0};
+    const Chunk chunk{p.rows,
+                      p.count,
+                      values / kStep,
+                      ends && tail > 0,
+                      p.c,
+                      p.ldc,
+                      p.accumulate || k > 0,
+                      numbers,
+                      k + 2 * kChunk <= whole ? kChunk : 0};
     chunk.multiply(
         [&](int64_t i) -> RowTile {
           const uint16_t* const rest = row_tails + i * kTileElements;
@@ -236,6 +254,16 @@ void multiply_rows(const AmxProduct& p) {
   } while (true);
 }
 
+void multiply(const AmxProduct& product, Numbers numbers) {
+  for (int64_t row = 0; row < product.rows; row += kRowsAtOnce) {
+    AmxProduct part = product;
+    part.rows = std::min(kRowsAtOnce, product.rows - row);
+    part.a += row * product.lda;
+    part.c += row * product.ldc;
+    multiply_rows(part, numbers);
+  }
+}
+
 }  // namespace
 
 AmxTiles::AmxTiles(bool wanted) : wanted_(wanted) {
@@ -251,19 +279,23 @@ AmxTiles::~AmxTiles() {
 }
 
 void amx_product(const AmxProduct& product) {
-  for (int64_t row = 0; row < product.rows; row += kRowsAtOnce) {
-    AmxProduct part = product;
-    part.rows = std::min(kRowsAtOnce, product.rows - row);
-    part.a += row * product.lda;
-    part.c += row * product.ldc;
-    multiply_rows(part);
-  }
+  multiply(product, Numbers::bfloat16);
+}
+
+// Two bytes stand where one bfloat16 number would.
+void amx_int8_product(const AmxInt8Product& p) {
+  multiply(
+      {p.rows, p.count, reinterpret_cast<const uint16_t*>(p.a), p.lda / 2, reinterpret_cast<const uint16_t*>(p.panels),
+       p.panel_stride / 2, p.k / 2, reinterpret_cast<float*>(p.c), p.ldc, false},
+      Numbers::int8);
 }
 
 void amx_panel_product(const AmxPanelProduct& p) {
   const int64_t steps = (p.k + kStep - 1) / kStep;
   for (int64_t k = 0; k < steps; k += kChunkSteps) {
-    const Chunk chunk{p.rows, p.count, std::min(kChunkSteps, steps - k), false, p.c, p.ldc, p.accumulate || k > 0, 0};
+    const Chunk chunk{
+        p.rows, p.count, std::min(kChunkSteps, steps - k), false, p.c, p.ldc, p.accumulate || k > 0, Numbers::bfloat16,
+        0};
     chunk.multiply(
         [&](int64_t i) -> RowTile {
           return {p.a + i * p.a_panel_stride + k * kTileElements, kTileBytes, kTileElements, nullptr};

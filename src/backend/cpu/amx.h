@@ -37,6 +37,20 @@ struct AmxProduct {
 };
 void amx_product(const AmxProduct& product);
 
+// The same of 8-bit integers, summed in int32 exactly: rows and panels as bytes, k a multiple of 64, panels
+// [k/4][16][4].
+struct AmxInt8Product {
+  int64_t rows, count;
+  const int8_t* a;
+  int64_t lda;
+  const int8_t* panels;
+  int64_t panel_stride;
+  int64_t k;
+  int32_t* c;
+  int64_t ldc;
+};
+void amx_int8_product(const AmxInt8Product& product);
+
 // The same with a's rows as panels, too, that transpose_tiles() went through: [16 rows][32 values] tiles one after
 // another, 16 rows every a_panel_stride. Both operands hold zeros where k is not a multiple of 32.
 struct AmxPanelProduct {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "backend/cpu/amx.h"
 #include "backend/cpu/cpu_kernels.h"
 #include "backend/cpu/rows.h"
 
@@ -68,7 +69,9 @@ struct Product {
 
   void multiply(int64_t group, int64_t first, int64_t rows) const {
     const int64_t column = group * kTileColumns;
-    alignas(64) int32_t sums[kTileRows * kTileColumns] = {};
+    const AmxTiles tiles(way.amx);
+    alignas(64) int32_t sums[kAmxInt8Rows * kTileColumns];
+    std::fill_n(sums, way.rows * kTileColumns, 0);
     float* const c = reinterpret_cast<float*>(sums);
     Int8Tile tile{};
     tile.count = finish.panels(group);
@@ -78,8 +81,8 @@ struct Product {
     tile.depth = w.depth();
     tile.start = w.corrections.data() + column;
     tile.c = sums;
-    for (int64_t r = first; r < first + rows; r += kTileRows) {
-      tile.rows = std::min(kTileRows, first + rows - r);
+    for (int64_t r = first; r < first + rows; r += way.rows) {
+      tile.rows = std::min(way.rows, first + rows - r);
       tile.a = a + r * tile.lda;
       way.tile(tile);
       rescale_tile(sums, tile.rows, row_scales + r, w.scales.data() + column, c);

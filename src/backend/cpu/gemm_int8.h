@@ -48,8 +48,8 @@ void rescale_tile(const int32_t* sums, int64_t rows, const float* row_scales, co
 
 // ---- tiles
 
-// c[rows][64] = start + a[rows][depth] * panels, for up to 6 rows and 4 panels; columns of panels that are not there
-// are left alone.
+// c[rows][64] = start + a[rows][depth] * panels, for up to Int8Way::rows rows and 4 panels; columns of panels that are
+// not there are left alone.
 struct Int8Tile {
   int64_t rows, count;
   const int8_t* a;
@@ -64,11 +64,16 @@ struct Int8Tile {
 void tile_int8_vnni(const Int8Tile& tile);  // a is x + 128, `start` the columns' corrections
 void tile_int8_avx2(const Int8Tile& tile);
 void tile_int8_plain(const Int8Tile& tile);
+// Inside of AmxTiles (amx.h).
+void tile_int8_amx(const Int8Tile& tile);
 
 // How this machine multiplies.
+inline constexpr int64_t kAmxInt8Rows = 128;
 struct Int8Way {
   void (*tile)(const Int8Tile&);
   bool shifted;  // rows are x + 128
+  bool amx;
+  int64_t rows;  // of a tile
 };
 Int8Way int8_way();
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "backend/cpu/amx.h"
 #include "backend/cpu/cpu_kernels.h"
 #include "backend/cpu/gemm_int8.h"
 #include "backend/cpu/isa.h"
@@ -118,11 +119,16 @@ void tile_int8_plain(const Int8Tile& t) {
       multiply_plain(t.a + r * t.lda, t.panels + p * t.panel_stride, t.depth, t.c + r * kTileColumns + p * kPanel);
 }
 
+void tile_int8_amx(const Int8Tile& t) {
+  amx_int8_product({t.rows, t.count, t.a, t.lda, t.panels, t.panel_stride, t.depth, t.c, kTileColumns});
+}
+
 Int8Way int8_way() {
   static const Int8Way way = [] {
-    if (has_avx512_vnni()) return Int8Way{tile_int8_vnni, true};
+    if (has_amx_int8()) return Int8Way{tile_int8_amx, false, true, kAmxInt8Rows};
+    if (has_avx512_vnni()) return Int8Way{tile_int8_vnni, true, false, kTileRows};
     // Every machine of Highway's AVX-512 and AVX2 targets has AVX2.
-    return isa_name() == "sse2" ? Int8Way{tile_int8_plain, false} : Int8Way{tile_int8_avx2, false};
+    return Int8Way{isa_name() == "sse2" ? tile_int8_plain : tile_int8_avx2, false, false, kTileRows};
   }();
   return way;
 }

@@ -129,18 +129,28 @@ bool ask_for_tiles() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-bool find_amx() {
+bool find_amx(unsigned product) {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
-  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
-  return (edx & kBf16) != 0 && (edx & kTile) != 0 && system_saves_tiles() && ask_for_tiles();
+  constexpr unsigned kTile = 1u << 24;
+  return (edx & product) != 0 && (edx & kTile) != 0 && system_saves_tiles() && ask_for_tiles();
+}
+
+bool may_use_tiles() {
+  return isa_cap() == IsaCap::amx && has_avx512_bf16();
 }
 
 }  // namespace
 
 bool has_amx_bf16() {
-  static const bool allowed = isa_cap() == IsaCap::amx && has_avx512_bf16();
-  static const bool present = allowed && find_amx();
+  static const bool allowed = may_use_tiles();
+  static const bool present = allowed && find_amx(1u << 22);
+  return present || (allowed && amx_assumed.load(std::memory_order_relaxed));
+}
+
+bool has_amx_int8() {
+  static const bool allowed = may_use_tiles();
+  static const bool present = allowed && find_amx(1u << 25);
   return present || (allowed && amx_assumed.load(std::memory_order_relaxed));
 }
 

@@ -19,9 +19,10 @@ bool has_avx512_bf16();
 // The same for vpdpbusd on 512 bits.
 bool has_avx512_vnni();
 
-// Tiles (amx.h) may be used: the processor has them with bfloat16 products, the system saves them and let this process
-// have them, everything that has_avx512_bf16() says holds, and the cap is amx.
+// Tiles (amx.h) may be used: the processor has them with products of this type, the system saves them and let this
+// process have them, everything that has_avx512_bf16() says holds, and the cap is amx.
 bool has_amx_bf16();
+bool has_amx_int8();
 
 // For tests that run on an emulator of the tile instructions: from here on the processor counts as having them.
 // Before the first product.
