@@ -305,10 +305,15 @@ RAEDiTPipeline load(Generation& g, ProgressBar& bar, const Interrupt& interrupt)
   load_options.dtype = dtype_from_name(g.options.dtype);
   load_options.device = Device::from_name(g.options.device);
   apply(g.options.quantize, load_options);
+  load_options.threads = g.options.threads;
+  load_options.packed_cache = g.options.packed_cache;
+  std::vector<std::string> of_loading;
+  load_options.note = [&](const std::string& text) { of_loading.push_back(text); };
   RAEDiTPipeline pipeline = g.model.upstream ? load_upstream(g, load_options, hub)
                                              : RAEDiTPipeline::from_pretrained(g.model.path, load_options);
   load_guide(g, load_options);
   g.seconds.load = watch.seconds();
+  g.notes.insert(g.notes.end(), of_loading.begin(), of_loading.end());
   bar.say(fmt::format("load {} in {}", g.model.path, human_seconds(g.seconds.load)));
   for (const std::string& note : g.notes) bar.say("note: " + note);
   return pipeline;

@@ -98,6 +98,10 @@ void add_machine(CLI::App& app, GenerateOptions& o) {
   app.add_option("--threads", o.threads, "threads to use; 0 is all (default 0)")
       ->type_name("N")
       ->check(whole_number(0, 4096));
+  app.add_option("--packed-cache", o.packed_cache,
+                 "keep packed weights in this folder, and map them the next time (default:\nRAEDIT_PACKED_CACHE, or "
+                 "none)")
+      ->type_name("DIR");
 }
 
 void add_result(CLI::App& app, GenerateOptions& o) {

@@ -39,6 +39,7 @@ struct GenerateOptions {
   QuantizeOptions quantize;
   std::string device = "cpu";
   int threads = 0;
+  std::string packed_cache;
   std::string output;
   std::string output_type = "image";
   int grid = 0;

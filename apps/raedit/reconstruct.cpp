@@ -51,6 +51,7 @@ struct ReconstructOptions {
   QuantizeOptions quantize;
   std::string device = "cpu";
   int threads = 0;
+  std::string packed_cache;
   bool json = false;
 };
 
@@ -161,6 +162,9 @@ int run_reconstruct(const ReconstructOptions& o) {
   load.dtype = dtype_from_name(o.dtype);
   load.device = Device::from_name(o.device);
   apply(o.quantize, load);
+  load.threads = o.threads;
+  load.packed_cache = o.packed_cache;
+  load.note = [&](const std::string& text) { bar.say("note: " + text); };
   const AutoencoderRAE vae = open_autoencoder(model, load, hub);
   bar.clear();
   ContextOptions options;
@@ -210,6 +214,10 @@ Command add_reconstruct(CLI::App& program) {
   app->add_option("--threads", options->threads, "threads to use; 0 is all (default 0)")
       ->type_name("N")
       ->check(whole_number(0, 4096));
+  app->add_option("--packed-cache", options->packed_cache,
+                  "keep packed weights in this folder, and map them the next time (default:\nRAEDIT_PACKED_CACHE, or "
+                  "none)")
+      ->type_name("DIR");
   add_switch(*app, "--json", options->json, "print a JSON array");
   app->footer(kFooter);
   return {app, [options] { return run_reconstruct(*options); }};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "raedit/context.h"
@@ -24,6 +25,11 @@ struct LoadOptions {
   Quantization quantization = Quantization::none;
   // A file that calibrate() wrote for this model, for less error in int8; empty: none.
   std::string calibration = {};
+  // A folder for packed weights, which later loads of the same checkpoint map instead of packing anew; empty: what the
+  // environment variable RAEDIT_PACKED_CACHE names, or none. For safetensors on the processor.
+  std::string packed_cache = {};
+  // Hears of what went another way than asked for, one line each.
+  std::function<void(const std::string&)> note = {};
 };
 
 struct SaveOptions {

@@ -346,6 +346,12 @@ const std::vector<std::string>& SafetensorsFile::names() const {
 const SafetensorsMetadata& SafetensorsFile::metadata() const {
   return state_->metadata;
 }
+const MappedFile& SafetensorsFile::file() const {
+  return *state_->file;
+}
+const std::shared_ptr<Storage>& SafetensorsFile::storage() const {
+  return state_->storage;
+}
 bool SafetensorsFile::contains(std::string_view name) const {
   return state_->index.count(name) > 0;
 }

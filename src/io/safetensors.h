@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "io/files.h"
 #include "io/tensor_bytes.h"
 #include "io/tensor_source.h"
 #include "io/weight_set.h"
@@ -39,6 +40,9 @@ class SafetensorsFile {
   void drop_pages(std::string_view name) const;
   void prefetch(std::string_view name) const;
   const SafetensorsMetadata& metadata() const;
+  // All of it, header included; tensor() hands out views of the storage.
+  const MappedFile& file() const;
+  const std::shared_ptr<Storage>& storage() const;
 
  private:
   struct State;

@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/guard.h"
+#include "models/packed_cache.h"
 #include "models/quantization.h"
 #include "ops/elementwise.h"
 #include "ops/moving.h"
@@ -117,6 +118,7 @@ AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, std::sh
   }
   const auto kernels = loading_kernels(options);
   plan_quantization(all, weights, options, kAutoencoderPart);
+  const auto cache = PackedCache::open(weights, options, *kernels);
   load_parameters(now, weights, dtype, *kernels);
   parameters.decoder.complete();
   latents_divisor = parameters.latents_std.value.clone();
@@ -126,6 +128,7 @@ AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, std::sh
        {&parameters.encoder_mean, &parameters.encoder_std, &parameters.latents_mean, &parameters.latents_std})
     nn::place(*p, *kernels);
   settle(parameters.decoder, *kernels);
+  if (cache != nullptr) cache->finish();
 }
 
 const Encoder& AutoencoderRae::ready_encoder(Context& ctx) const {

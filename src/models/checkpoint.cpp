@@ -1,5 +1,6 @@
 #include "models/checkpoint.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <set>
 
@@ -97,10 +98,20 @@ void check_parameters(const NamedParameters& parameters, const WeightSet& weight
 
 void load_parameters(const NamedParameters& parameters, const WeightSet& weights, DType dtype,
                      const backend::Kernels& kernels) {
+  // A cold disk reads this far ahead of the packing.
+  constexpr size_t kAhead = size_t{128} << 20;
+  size_t next = 0, ahead = 0;
   for (const auto& [name, parameter] : parameters) {
     if (!weights.contains(name)) continue;
+    for (; next < parameters.size() && ahead < kAhead; ++next) {
+      const std::string& later = parameters[next].first;
+      if (!weights.contains(later)) continue;
+      weights.prefetch(later);
+      ahead += weights.info(later).nbytes;
+    }
     nn::assign(*parameter, weights.tensor(name), dtype, kernels);
     weights.drop_pages(name);
+    ahead -= std::min(ahead, weights.info(name).nbytes);
   }
 }
 

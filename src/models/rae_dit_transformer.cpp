@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "core/guard.h"
 #include "models/checkpoint.h"
+#include "models/packed_cache.h"
 #include "models/quantization.h"
 #include "ops/activation.h"
 #include "ops/elementwise.h"
@@ -369,9 +370,11 @@ RAEDiT2DModel RAEDiT2DModel::from_source(const models::ModelSource& source, cons
     models::check_parameters(parameters, *source.weights);
     const auto kernels = models::loading_kernels(options);
     models::plan_quantization(parameters, *source.weights, options, models::kTransformerPart);
+    const auto cache = models::PackedCache::open(*source.weights, options, *kernels);
     models::load_parameters(parameters, *source.weights, options.dtype, *kernels);
     model->complete();
     models::settle(*model, *kernels);
+    if (cache != nullptr) cache->finish();
     return RAEDiT2DModel(std::move(model));
   });
 }

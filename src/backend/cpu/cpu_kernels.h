@@ -5,6 +5,7 @@
 #pragma once
 
 #include "backend/kernels.h"
+#include "backend/packed_store.h"
 #include "tensor/arena.h"
 
 namespace raedit::backend::cpu {
@@ -19,12 +20,14 @@ std::unique_ptr<Kernels> make_cpu_kernels(int threads);
 // other values); read once per process.
 std::string isa_name();
 
-class CpuKernels final : public Kernels {
+class CpuKernels final : public Kernels, public PacksOnHost {
  public:
   explicit CpuKernels(int threads) : threads_(threads) { arena_.keep_blocks(); }
 
   std::string description() const override;
   double ceiling_flops(DType dtype) const override;
+  std::string packed_layout() const override;
+  void set_packed_store(std::shared_ptr<PackedStore> store) override { store_ = std::move(store); }
 
   std::shared_ptr<const PackedMatrix> pack(const Tensor& weight, DType compute) const override;
   std::shared_ptr<const PackedMatrix> pack_int8(const Tensor& weight, const Tensor& input_max) const override;
@@ -106,7 +109,8 @@ class CpuKernels final : public Kernels {
   void multiply_halves(const Tensor& a, const Tensor& b, const Tensor& out, bool add) const;
 
   int threads_;
-  mutable Arena arena_;  // of what lives for one call, and of packed weights
+  std::shared_ptr<PackedStore> store_;  // may be null
+  mutable Arena arena_;                 // of what lives for one call, and of packed weights
 };
 
 }  // namespace raedit::backend::cpu

@@ -153,14 +153,16 @@ void pack_from(const Tensor& weight, CpuPackedMatrix& packed, int threads) {
   }
 }
 
-// The panels that the dot product reads, from bfloat16 rows.
-void pack_pairs(const Tensor& weight, CpuPackedMatrix& packed, int threads) {
-  const auto* from = reinterpret_cast<const uint16_t*>(weight.data<bfloat16>());
-  auto* to = reinterpret_cast<uint16_t*>(packed.storage->data());
+// The same from rows whose values are neighbours, as a checkpoint has them.
+template <class To>
+void pack_rows(const Tensor& weight, CpuPackedMatrix& packed, int threads) {
+  auto* to = reinterpret_cast<To*>(packed.storage->data());
   const int64_t stride = packed.panel_stride();
+  const int64_t row_bytes = weight.stride(0) * static_cast<int64_t>(size_of(weight.dtype()));
   parallel_for(threads, packed.panels_count(), weight.numel(), [&](int64_t p) {
     const PanelRows rows = rows_of(packed, p);
-    pack_column_pairs(from + rows.first * weight.stride(0), weight.stride(0), rows.count, packed.k, to + p * stride);
+    pack_panel({weight.raw() + rows.first * row_bytes, weight.dtype(), weight.stride(0), rows.count}, packed.k,
+               to + p * stride);
   });
 }
 
@@ -178,6 +180,10 @@ PairRows pair_rows(const Tensor& t) {
 
 }  // namespace
 
+std::string CpuKernels::packed_layout() const {
+  return kPackedLayout;
+}
+
 std::shared_ptr<const PackedMatrix> CpuKernels::pack(const Tensor& weight, DType compute) const {
   return pack_as(weight, compute, false);
 }
@@ -193,14 +199,18 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack_as(const Tensor& weight, DT
   packed->dtype = compute;
   packed->paired = paired;
   // What comes from a file stays as long as the model; in training weights are packed anew in every step.
+  const bool stays = weight.storage()->read_only();
   const size_t bytes = packed->nbytes();
-  packed->storage = weight.storage()->read_only() ? Storage::allocate(bytes) : temporary_bytes(bytes);
+  const char* const form = paired ? "paired" : "plain";
+  if (stays && store_ != nullptr) packed->storage = store_->find({&weight, 1}, form, bytes);
+  if (packed->storage != nullptr) return packed;
+  packed->storage = stays ? Storage::allocate(bytes) : temporary_bytes(bytes);
+  const bool in_rows = weight.stride(1) == 1;
   if (compute != DType::bfloat16)
-    pack_from<float>(weight, *packed, threads_);
-  else if (has_avx512_bf16() && weight.dtype() == DType::bfloat16 && weight.stride(1) == 1)
-    pack_pairs(weight, *packed, threads_);
+    in_rows ? pack_rows<float>(weight, *packed, threads_) : pack_from<float>(weight, *packed, threads_);
   else
-    pack_from<bfloat16>(weight, *packed, threads_);
+    in_rows ? pack_rows<uint16_t>(weight, *packed, threads_) : pack_from<bfloat16>(weight, *packed, threads_);
+  if (stays && store_ != nullptr) store_->keep({&weight, 1}, form, packed->storage);
   return packed;
 }
 

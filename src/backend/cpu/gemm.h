@@ -30,6 +30,9 @@ inline int team_of(int threads, int64_t units) {
   return units > 1 ? threads : 1;
 }
 
+// Another number whenever a packed matrix of a model becomes other bytes: files of them are kept.
+inline constexpr const char* kPackedLayout = "cpu panels 1";
+
 inline int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -120,6 +123,19 @@ struct Epilogue {
   // Finishes sums[rows][64] of rows [row, row + rows) in one group of columns.
   void store(const float* sums, int64_t group, int64_t row, int64_t rows) const;
 };
+
+// ---- packing
+
+// Up to 16 rows of a weight in any floating type, `stride` elements apart.
+struct PanelSource {
+  const std::byte* data;
+  DType dtype;
+  int64_t stride;
+  int64_t rows;
+};
+// One panel of them, as float32 or as pairs of bfloat16; what is missing becomes zeros.
+void pack_panel(const PanelSource& source, int64_t k, float* to);
+void pack_panel(const PanelSource& source, int64_t k, uint16_t* to);
 
 // ---- packing for the dot product: panels of 16 columns, [pair][16][2], zeros where there is nothing
 

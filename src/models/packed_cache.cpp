@@ -1,0 +1,212 @@
+#include "models/packed_cache.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "backend/device/device.h"
+#include "core/check.h"
+#include "core/json.h"
+#include "io/crc32.h"
+#include "io/files.h"
+#include "io/hash.h"
+#include "io/safetensors.h"
+
+namespace raedit::models {
+namespace {
+
+constexpr char kMagic[] = "RAEPACK1";
+constexpr size_t kMagicBytes = 8, kHeadBytes = 24;
+constexpr size_t kPage = 4096, kAlignment = 64;
+constexpr size_t kSourcePiece = size_t{1} << 20, kDataPiece = size_t{4} << 20;
+
+size_t round_up(size_t value, size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+int threads_of(const LoadOptions& options) {
+  return options.threads > 0 ? options.threads : available_threads();
+}
+
+std::string folder_of(const LoadOptions& options) {
+  const char* named = std::getenv("RAEDIT_PACKED_CACHE");
+  return !options.packed_cache.empty() || named == nullptr ? options.packed_cache : named;
+}
+
+// See the head of packed_cache.h.
+std::string key_of(const SafetensorsSet& set, const LoadOptions& options, const std::string& layout) {
+  Sha256 digest;
+  digest.update(fmt::format("{}\n{}\n{}\n", layout, name_of(options.dtype), static_cast<int>(options.quantization)));
+  for (const SafetensorsFile& shard : set.shards()) {
+    const MappedFile& file = shard.file();
+    const auto sums = crc32_of_pieces(file, 0, file.size(), kSourcePiece, threads_of(options));
+    digest.update(fmt::format("{}\n", file.size()));
+    digest.update(sums.data(), sums.size() * sizeof(uint32_t));
+    file.drop_pages(0, file.size());
+  }
+  return digest.hex();
+}
+
+struct Head {
+  char magic[kMagicBytes];
+  uint64_t header_bytes;
+  uint32_t header_crc;
+  uint32_t zero;
+};
+static_assert(sizeof(Head) == kHeadBytes);
+
+// Why a file cannot be used.
+struct Unusable {
+  std::string why;
+};
+
+void require(bool ok, const char* why) {
+  if (!ok) throw Unusable{why};
+}
+
+// The header of a file that begins like ours.
+std::string header_of(const MappedFile& file) {
+  Head head;
+  require(file.size() >= kPage, "it is truncated");
+  std::memcpy(&head, file.data(), sizeof head);
+  require(std::memcmp(head.magic, kMagic, kMagicBytes) == 0, "it is not a file of packed weights");
+  require(head.header_bytes <= file.size() - kHeadBytes, "it is truncated");
+  std::string header(reinterpret_cast<const char*>(file.data()) + kHeadBytes, head.header_bytes);
+  require(crc32(0, header.data(), header.size()) == head.header_crc, "its header is damaged");
+  return header;
+}
+
+}  // namespace
+
+std::shared_ptr<PackedCache> PackedCache::open(const WeightSet& weights, const LoadOptions& options,
+                                               backend::Kernels& kernels) {
+  const std::string folder = folder_of(options);
+  const auto* set = dynamic_cast<const SafetensorsSet*>(&weights);
+  auto* packer = dynamic_cast<backend::PacksOnHost*>(&kernels);
+  if (folder.empty() || set == nullptr || packer == nullptr) return nullptr;
+  std::shared_ptr<PackedCache> cache(new PackedCache(folder, key_of(*set, options, packer->packed_layout()), options));
+  for (const SafetensorsFile& shard : set->shards()) cache->files_.push_back(shard.storage());
+  cache->read();
+  packer->set_packed_store(cache);
+  return cache;
+}
+
+PackedCache::PackedCache(const std::string& folder, std::string key, const LoadOptions& options)
+    : path_((std::filesystem::path(folder) / (key.substr(0, 32) + ".packed")).string()),
+      key_(std::move(key)),
+      options_(options) {}
+
+void PackedCache::note(const std::string& text) const {
+  if (options_.note) options_.note(text);
+}
+
+void PackedCache::read() {
+  if (!is_file(path_)) return;
+  try {
+    const auto file = MappedFile::open(path_);
+    const std::string text = header_of(*file);
+    const Json header = parse_json(text, path_);
+    require(header.at("key") == key_, "it belongs to other weights");
+    const size_t begin = round_up(kHeadBytes + text.size(), kPage);
+    const auto sums = header.at("crc32").get<std::vector<uint32_t>>();
+    const auto bytes = header.at("bytes").get<size_t>();
+    require(begin <= file->size() && bytes == file->size() - begin, "it is truncated");
+    require(crc32_of_pieces(*file, begin, bytes, kDataPiece, threads_of(options_)) == sums, "it is damaged");
+    for (const Json& entry : header.at("entries")) {
+      const auto offset = entry.at(1).get<size_t>(), size = entry.at(2).get<size_t>();
+      require(offset % kAlignment == 0 && offset <= bytes && size <= bytes - offset, "its header is wrong");
+      // Read-only storage: the cast never leads to a write.
+      auto* data = const_cast<std::byte*>(file->data() + begin + offset);
+      found_[entry.at(0).get<std::string>()] = std::make_shared<Storage>(
+          data, size, [file](std::byte*, size_t) {}, true);
+    }
+    return;
+  } catch (const Unusable& unusable) {
+    note(fmt::format("{} is not used, and made anew: {}", path_, unusable.why));
+  } catch (const Error& error) {
+    note(fmt::format("{} is not used: {}", path_, error.what()));
+  } catch (const Json::exception&) {
+    note(fmt::format("{} is not used, and made anew: its header is wrong", path_));
+  }
+  found_.clear();
+}
+
+// Where in which file of the checkpoint the weights are; empty where they are not all there.
+std::string PackedCache::id_of(std::span<const Tensor> weights, std::string_view form) const {
+  std::string id(form);
+  for (const Tensor& weight : weights) {
+    const auto file = std::find(files_.begin(), files_.end(), weight.storage());
+    if (file == files_.end()) return "";
+    id += fmt::format(" {}:{} {} {}x{} {},{}", file - files_.begin(), weight.offset_bytes(), name_of(weight.dtype()),
+                      weight.dim(0), weight.dim(1), weight.stride(0), weight.stride(1));
+  }
+  return id;
+}
+
+std::shared_ptr<Storage> PackedCache::find(std::span<const Tensor> weights, std::string_view form, size_t bytes) {
+  const std::string id = id_of(weights, form);
+  const auto it = found_.find(id);
+  if (it == found_.end() || it->second->bytes() != bytes) return nullptr;
+  used_.push_back({id, it->second});
+  return it->second;
+}
+
+void PackedCache::keep(std::span<const Tensor> weights, std::string_view form, std::shared_ptr<Storage> packed) {
+  const std::string id = id_of(weights, form);
+  if (id.empty()) return;
+  used_.push_back({id, std::move(packed)});
+  complete_ = false;
+}
+
+void PackedCache::finish() {
+  if (!complete_) {
+    try {
+      create_directories(std::filesystem::path(path_).parent_path().string());
+      write();
+    } catch (const Error& error) {
+      note(fmt::format("packed weights are not kept: {}", error.what()));
+    }
+  }
+  used_.clear();
+  found_.clear();
+}
+
+void PackedCache::write() const {
+  // Laid out first: the CRCs stand before the data. Pieces may span entries.
+  Json entries = Json::array();
+  std::vector<uint32_t> sums;
+  size_t offset = 0;
+  const auto add = [&](const std::byte* data, size_t bytes) {
+    while (bytes > 0) {
+      const size_t in_piece = offset % kDataPiece, count = std::min(bytes, kDataPiece - in_piece);
+      if (in_piece == 0) sums.push_back(0);
+      sums.back() = crc32(sums.back(), data, count);
+      data += count, bytes -= count, offset += count;
+    }
+  };
+  const std::byte zeros[kPage] = {};
+  const auto gap = [](size_t bytes, size_t multiple) { return round_up(bytes, multiple) - bytes; };
+  for (const Entry& entry : used_) {
+    entries.push_back({entry.id, offset, entry.bytes->bytes()});
+    add(entry.bytes->data(), entry.bytes->bytes());
+    add(zeros, gap(offset, kAlignment));
+  }
+  const std::string header = Json{{"key", key_}, {"bytes", offset}, {"crc32", sums}, {"entries", entries}}.dump();
+  Head head{{}, header.size(), crc32(0, header.data(), header.size()), 0};
+  std::memcpy(head.magic, kMagic, kMagicBytes);
+  AtomicFile file(path_);
+  file.write(&head, sizeof head);
+  file.write(header);
+  file.write(zeros, gap(file.bytes_written(), kPage));
+  for (const Entry& entry : used_) {
+    file.write(entry.bytes->data(), entry.bytes->bytes());
+    file.write(zeros, gap(entry.bytes->bytes(), kAlignment));
+  }
+  file.commit();
+}
+
+}  // namespace raedit::models
