@@ -71,14 +71,21 @@ int run_calibrate(const CalibrateOptions& o) {
       calibrate(ctx, pipeline, {o.pictures, o.steps, static_cast<uint64_t>(o.seed)}, o.output);
   bar.clear();
   if (o.json) {
-    const Json json{{"model", model.path}, {"pictures", o.pictures},     {"steps", o.steps},
-                    {"seed", o.seed},      {"matrices", done.matrices},  {"with_encoder", done.with_encoder},
-                    {"output", o.output},  {"seconds", watch.seconds()}, {"peak_memory_bytes", peak_memory_bytes()}};
+    const Json json{{"model", model.path},
+                    {"pictures", o.pictures},
+                    {"steps", o.steps},
+                    {"seed", o.seed},
+                    {"matrices", done.matrices},
+                    {"helped", done.helped},
+                    {"with_encoder", done.with_encoder},
+                    {"output", o.output},
+                    {"seconds", watch.seconds()},
+                    {"peak_memory_bytes", peak_memory_bytes()}};
     fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
     return kExitOk;
   }
-  fmt::print("{} matrices over {} pictures of {} steps{} -> {}\n", done.matrices, o.pictures, o.steps,
-             done.with_encoder ? ", encoder and all" : ", without the encoder", o.output);
+  fmt::print("{} matrices over {} pictures of {} steps{}; it helps {} of them -> {}\n", done.matrices, o.pictures,
+             o.steps, done.with_encoder ? ", encoder and all" : ", without the encoder", done.helped, o.output);
   return kExitOk;
 }
 

@@ -18,12 +18,14 @@ struct CalibrationOptions {
 };
 
 struct CalibrationSummary {
-  int64_t matrices = 0;  // that the file has maxima of
+  int64_t matrices = 0;  // that were seen
+  int64_t helped = 0;    // whose products come nearer to float32's: these are in the file
   bool with_encoder = false;
 };
 
 // Draws pictures, encodes them again where the encoder is at hand, and writes the largest magnitude that each input
-// channel of each matrix saw: a safetensors file for LoadOptions::calibration. The pipeline is one without
+// channel of a matrix saw, for those matrices whose products of some of the rows come nearer to float32's that way: a
+// safetensors file for LoadOptions::calibration. The pipeline is one without
 // quantization, on the processor.
 RAEDIT_API CalibrationSummary calibrate(Context& ctx, const RAEDiTPipeline& pipeline, const CalibrationOptions& options,
                                         const std::string& path);

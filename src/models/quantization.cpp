@@ -13,6 +13,8 @@ namespace raedit::models {
 namespace {
 
 constexpr const char* kFormat = "raedit calibration";
+// Rows that are kept to try a calibration on: of one call, and in all.
+constexpr size_t kRowsOfOne = 8, kMostRows = 96;
 
 const std::string& metadata_of(const SafetensorsFile& file, const std::string& key) {
   static const std::string kNone;
@@ -61,19 +63,41 @@ void take_maxima(const NamedParameters& parameters, const WeightSet& weights, co
 
 }  // namespace
 
-void InputMaxima::see(const nn::Parameter& matrix, const Tensor& input) {
-  const int64_t width = input.dim(-1);
-  Tensor& most = maxima_[&matrix];
-  if (!most.defined()) most = Tensor::zeros({width}, DType::float32);
+void SeenInputs::see(const nn::Parameter& matrix, const Tensor& input) {
+  const auto width = static_cast<size_t>(input.dim(-1));
+  Inputs& inputs = inputs_[&matrix];
+  if (!inputs.largest.defined()) inputs.largest = Tensor::zeros({input.dim(-1)}, DType::float32);
   const auto values = input.cpu().to_vector<float>();
-  float* to = most.data<float>();
-  for (size_t row = 0; row < values.size(); row += static_cast<size_t>(width))
-    for (size_t i = 0; i < static_cast<size_t>(width); ++i) to[i] = std::max(to[i], std::abs(values[row + i]));
+  float* to = inputs.largest.data<float>();
+  for (size_t row = 0; row < values.size(); row += width)
+    for (size_t i = 0; i < width; ++i) to[i] = std::max(to[i], std::abs(values[row + i]));
+  const size_t rows = values.size() / width, step = std::max<size_t>(1, rows / kRowsOfOne);
+  for (size_t row = step / 2; row < rows && inputs.rows.size() < kMostRows * width; row += step)
+    inputs.rows.insert(inputs.rows.end(), values.begin() + static_cast<ptrdiff_t>(row * width),
+                       values.begin() + static_cast<ptrdiff_t>((row + 1) * width));
 }
 
-Tensor InputMaxima::of(const nn::Parameter& matrix) const {
-  const auto found = maxima_.find(&matrix);
-  return found == maxima_.end() ? Tensor() : found->second;
+const SeenInputs::Inputs* SeenInputs::of(const nn::Parameter& matrix) const {
+  const auto found = inputs_.find(&matrix);
+  return found == inputs_.end() ? nullptr : &found->second;
+}
+
+bool is_nearer_calibrated(const SeenInputs::Inputs& inputs, const Tensor& weight, const backend::Kernels& kernels) {
+  const int64_t width = inputs.largest.dim(0), rows = static_cast<int64_t>(inputs.rows.size()) / width;
+  const Tensor x = Tensor::from(inputs.rows, {rows, width});
+  const auto product = [&](const std::shared_ptr<const backend::PackedMatrix>& packed) {
+    const Tensor out = Tensor::empty({rows, packed->n}, DType::float32);
+    kernels.linear(x, *packed, Tensor(), backend::Activation::none, out);
+    return out.to_vector<float>();
+  };
+  const auto exact = product(kernels.pack(weight, DType::float32));
+  const auto error = [&](const Tensor& largest) {
+    const auto found = product(kernels.pack_int8(weight, largest));
+    double sum = 0;
+    for (size_t i = 0; i < exact.size(); ++i) sum += std::pow(double{found[i]} - double{exact[i]}, 2);
+    return sum;
+  };
+  return error(inputs.largest) < error(Tensor());
 }
 
 std::string fingerprint_of(const Tensor& last_matrix) {

@@ -1,12 +1,13 @@
 // Which matrices of a model become 8-bit integers, and the calibration that goes with them: the largest magnitudes of
 // each matrix's inputs, collected over a few runs, in a safetensors file.
 //
-// The file: float32 tensors PART.NAME [K] (PART is transformer or vae, NAME the matrix's in the checkpoint), and
-// metadata with `format` and one fingerprint for each part.
+// The file: float32 tensors PART.NAME [K] (PART is transformer or vae, NAME the matrix's in the checkpoint) for the
+// matrices that it helps, and metadata with `format` and one fingerprint for each part.
 #pragma once
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "models/checkpoint.h"
 
@@ -21,28 +22,39 @@ void plan_quantization(const NamedParameters& parameters, const WeightSet& weigh
                        const std::string& part);
 
 // Collects what matrices see. Give see() to Context::set_input_observer.
-class InputMaxima {
+class SeenInputs {
  public:
   void see(const nn::Parameter& matrix, const Tensor& input);
-  // Undefined for one that saw nothing.
-  Tensor of(const nn::Parameter& matrix) const;
+
+  struct Inputs {
+    Tensor largest;           // [K]
+    std::vector<float> rows;  // some of them, [.,K]
+  };
+  // Null for one that saw nothing.
+  const Inputs* of(const nn::Parameter& matrix) const;
 
  private:
-  std::map<const nn::Parameter*, Tensor> maxima_;
+  std::map<const nn::Parameter*, Inputs> inputs_;
 };
 
 // A part of a calibration file.
 struct CalibratedPart {
-  std::map<std::string, Tensor> maxima;
+  std::map<std::string, Tensor> maxima;  // of those matrices whose products come nearer with them
+  int64_t seen = 0;                      // matrices
   std::string fingerprint;
 };
 
+// Whether the product of those rows in 8 bits is nearer to float32's with the maxima than without.
+bool is_nearer_calibrated(const SeenInputs::Inputs& inputs, const Tensor& weight, const backend::Kernels& kernels);
+
 template <class M>
-CalibratedPart calibrated_part(const M& module, const InputMaxima& maxima) {
+CalibratedPart calibrated_part(const M& module, const SeenInputs& seen, const backend::Kernels& kernels) {
   CalibratedPart part;
   nn::for_each_parameter(module, [&](const std::string& name, const nn::Parameter& p) {
-    if (!p.quantizable) return;
-    if (const Tensor most = maxima.of(p); most.defined()) part.maxima[name] = most;
+    const SeenInputs::Inputs* inputs = p.quantizable ? seen.of(p) : nullptr;
+    if (inputs == nullptr) return;
+    ++part.seen;
+    if (is_nearer_calibrated(*inputs, p.value, kernels)) part.maxima[name] = inputs->largest;
   });
   return part;
 }

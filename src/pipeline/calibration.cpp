@@ -11,8 +11,8 @@ namespace {
 // The context is handed back without an observer, whatever happens.
 class Observed {
  public:
-  Observed(Context& ctx, models::InputMaxima& maxima) : ctx_(ctx) {
-    ctx.set_input_observer([&maxima](const nn::Parameter& matrix, const Tensor& input) { maxima.see(matrix, input); });
+  Observed(Context& ctx, models::SeenInputs& seen) : ctx_(ctx) {
+    ctx.set_input_observer([&seen](const nn::Parameter& matrix, const Tensor& input) { seen.see(matrix, input); });
   }
   ~Observed() { ctx_.set_input_observer({}); }
   Observed(const Observed&) = delete;
@@ -54,27 +54,28 @@ CalibrationSummary calibrate(Context& ctx, const RAEDiTPipeline& pipeline, const
                                         .what = "calibration needs a picture at least",
                                         .where = "CalibrationOptions::pictures",
                                         .found = std::to_string(options.pictures)});
-    models::InputMaxima maxima;
-    const Observed observed(ctx, maxima);
+    models::SeenInputs seen;
+    const Observed observed(ctx, seen);
     const Tensor images = pipeline(ctx, arguments_of(pipeline, options)).images;
     const models::RaeDitTransformer& transformer = models::Internals::of(pipeline.transformer());
     const models::AutoencoderRae& vae = models::Internals::of(pipeline.vae());
     CalibrationSummary summary;
     summary.with_encoder = vae.has_encoder();
-    models::CalibratedPart coder = calibrated_part(vae.parameters, maxima);
-    if (summary.with_encoder) {
+    if (summary.with_encoder)
       for (int64_t k = 0; k < options.pictures; ++k) pipeline.vae().encode(ctx, images.slice(0, k, k + 1));
-      std::visit(
-          [&](const auto& encoder) {
-            for (const auto& [name, most] : calibrated_part(encoder, maxima).maxima)
-              coder.maxima["encoder." + name] = most;
-          },
-          vae.loaded_encoder());
+    ctx.set_input_observer({});
+    models::CalibratedPart coder = calibrated_part(vae.parameters, seen, ctx.kernels());
+    if (summary.with_encoder) {
+      const auto part = std::visit([&](const auto& encoder) { return calibrated_part(encoder, seen, ctx.kernels()); },
+                                   vae.loaded_encoder());
+      coder.seen += part.seen;
+      for (const auto& [name, most] : part.maxima) coder.maxima["encoder." + name] = most;
     }
     coder.fingerprint = fingerprint(vae.parameters);
-    models::CalibratedPart denoiser = calibrated_part(transformer, maxima);
+    models::CalibratedPart denoiser = calibrated_part(transformer, seen, ctx.kernels());
     denoiser.fingerprint = fingerprint(transformer);
-    summary.matrices = static_cast<int64_t>(coder.maxima.size() + denoiser.maxima.size());
+    summary.matrices = coder.seen + denoiser.seen;
+    summary.helped = static_cast<int64_t>(coder.maxima.size() + denoiser.maxima.size());
     models::write_calibration(path, {{models::kTransformerPart, denoiser}, {models::kAutoencoderPart, coder}});
     return summary;
   });

@@ -24,27 +24,35 @@ inline int four_of(const int8_t* at) {
 }
 
 // vpdpbusd multiplies unsigned by signed bytes and does not saturate; the excess of x + 128 is in `start`.
+// Without the pragmas GCC 12 keeps the sums in memory, too, and writes them in every step.
 template <int kRows, int kPanels>
 RAEDIT_AVX512_VNNI void multiply_vnni(const Int8Tile& t) {
   const int8_t* __restrict a = t.a;
   const int8_t* __restrict panels = t.panels;
   const int64_t lda = t.lda, panel_stride = t.panel_stride, depth = t.depth;
   __m512i acc[kRows][kPanels];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) acc[r][p] = _mm512_loadu_si512(t.start + p * kPanel);
   for (int64_t k = 0; k < depth; k += 4) {
     __m512i b[kPanels];
+#pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) b[p] = _mm512_loadu_si512(panels + p * panel_stride + k * kPanel);
     // A line of each row of the next tile.
     if (k % 64 == 0)
       for (int r = 0; r < kRows; ++r)
         _mm_prefetch(reinterpret_cast<const char*>(a + (r + kRows) * lda + k), _MM_HINT_T0);
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const __m512i value = _mm512_set1_epi32(four_of(a + r * lda + k));
+#pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) acc[r][p] = _mm512_dpbusd_epi32(acc[r][p], value, b[p]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) _mm512_storeu_si512(t.c + r * kTileColumns + p * kPanel, acc[r][p]);
 }
 
