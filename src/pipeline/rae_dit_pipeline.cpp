@@ -139,7 +139,10 @@ RAEDiTPipelineOutput denoise(Context& ctx, const RAEDiT2DModel& model, FlowMatch
   const auto train_steps = static_cast<float>(scheduler.config().num_train_timesteps);
   std::vector<float> times;
   for (const float timestep : scheduler.timesteps()) times.push_back(timestep / train_steps);
-  latents = ctx.here(latents);
+  // From the arena, like those of every later step: the second step then takes no more memory than the first.
+  Tensor first = ctx.empty(latents.shape(), latents.dtype());
+  first.copy_from(latents);
+  latents = std::move(first);
   VelocityField velocity(ctx, model, labels, a, times);
   for (int64_t i = 0; i < total; ++i) {
     ctx.throw_if_cancelled();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "raedit/tensor.h"
@@ -12,6 +13,9 @@ namespace raedit {
 // when there is none. `bytes` must be a multiple of 64 and not 0.
 std::byte* allocate_block(size_t bytes) noexcept;
 void free_block(std::byte* data, size_t bytes) noexcept;
+// Blocks of a page or more that the process took so far, for arenas, storages and tensors alike: a step that repeats
+// the last one takes none.
+uint64_t large_blocks_allocated() noexcept;
 
 // The memory of a device that the processor cannot read. Work on it is in the order of one queue of the device.
 class DeviceMemory {

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <utility>
 
@@ -19,6 +20,8 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr size_t kPage = size_t{4} << 10;
 constexpr size_t kHugePage = size_t{2} << 20;
+
+std::atomic<uint64_t> large_blocks{0};
 
 size_t round_to_page(size_t bytes) {
   return (bytes + kPage - 1) / kPage * kPage;
@@ -38,8 +41,13 @@ std::byte* map_huge(size_t bytes) noexcept {
 
 }  // namespace
 
+uint64_t large_blocks_allocated() noexcept {
+  return large_blocks.load(std::memory_order_relaxed);
+}
+
 std::byte* allocate_block(size_t bytes) noexcept {
   if (bytes > SIZE_MAX / 2) return nullptr;
+  if (bytes >= kPage) large_blocks.fetch_add(1, std::memory_order_relaxed);
   if (bytes >= kHugePage) return map_huge(round_to_page(bytes));
   return static_cast<std::byte*>(std::aligned_alloc(kAlignment, bytes));
 }
