@@ -1,4 +1,4 @@
-// A program of its own: it has passed when MPI says that all ranks were ended, and with what (CMakeLists.txt).
+// A program of its own: it has passed when all ranks were ended with the status of one (CMakeLists.txt).
 #include <gtest/gtest.h>
 
 #include "dist/started_ranks.h"
