@@ -51,8 +51,8 @@ struct AmxInt8Product {
 };
 void amx_int8_product(const AmxInt8Product& product);
 
-// The same with a's rows as panels, too, that transpose_tiles() went through: [16 rows][32 values] tiles one after
-// another, 16 rows every a_panel_stride. Both operands hold zeros where k is not a multiple of 32.
+// The same with a's rows as panels, too, that transpose_tile() (gemm.h) went through: [16 rows][32 values] tiles one
+// after another, 16 rows every a_panel_stride. Both operands hold zeros where k is not a multiple of 32.
 struct AmxPanelProduct {
   int64_t rows, count;
   const uint16_t* a;
