@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace raedit::backend::cpu {
 
@@ -22,48 +23,25 @@ class AmxTiles {
   bool wanted_;
 };
 
-// c[rows][16 * count] float32 (+)= a[rows][k] * panels[count], in bfloat16, summed in float32: 32 values of k at a
-// time, in order, an element's chain independent of its place. Strides in elements.
+// c[rows][16 * count] (+)= a[rows][k] * panels[count], 64 bytes of k at a time, in order, an element's chain
+// independent of its place. Element is uint16_t, the bits of a bfloat16, summed in float32, or int8_t, summed in int32
+// exactly. Strides in elements.
+template <class Element>
 struct AmxProduct {
   int64_t rows, count;
-  const uint16_t* a;
+  const Element* a;
   int64_t lda;
-  const uint16_t* panels;  // [k/2][16][2] each; where k is odd, one zero follows each column
+  const Element* panels;  // [k/2][16][2] or [k/4][16][4] each, zeros behind k
   int64_t panel_stride;
   int64_t k;
-  float* c;
+  std::conditional_t<sizeof(Element) == 1, int32_t, float>* c;
   int64_t ldc;
-  bool accumulate;
+  bool accumulate = false;
+  // a is panels, too, that transpose_tile() (gemm.h) went through: tiles of 16 rows by 64 bytes one after another, 16
+  // rows every lda. Both operands hold zeros up to the end of a tile then.
+  bool tiled = false;
 };
-void amx_product(const AmxProduct& product);
-
-// The same of 8-bit integers, summed in int32 exactly: rows and panels as bytes, k a multiple of 64, panels
-// [k/4][16][4].
-struct AmxInt8Product {
-  int64_t rows, count;
-  const int8_t* a;
-  int64_t lda;
-  const int8_t* panels;
-  int64_t panel_stride;
-  int64_t k;
-  int32_t* c;
-  int64_t ldc;
-};
-void amx_int8_product(const AmxInt8Product& product);
-
-// The same with a's rows as panels, too, that transpose_tile() (gemm.h) went through: [16 rows][32 values] tiles one
-// after another, 16 rows every a_panel_stride. Both operands hold zeros where k is not a multiple of 32.
-struct AmxPanelProduct {
-  int64_t rows, count;
-  const uint16_t* a;
-  int64_t a_panel_stride;
-  const uint16_t* panels;
-  int64_t panel_stride;
-  int64_t k;
-  float* c;
-  int64_t ldc;
-  bool accumulate;
-};
-void amx_panel_product(const AmxPanelProduct& product);
+void amx_product(const AmxProduct<uint16_t>& product);
+void amx_product(const AmxProduct<int8_t>& product);
 
 }  // namespace raedit::backend::cpu

@@ -253,12 +253,12 @@ struct AmxForward {
   void rows(const HeadRows& q, int64_t first, int64_t count, float scale, bfloat16* out, int64_t out_stride) const {
     const int64_t wide = round_up(dh, kPanel);
     const AmxTiles tiles;
-    amx_product({count, padded / kPanel, q.row(first), q.stride, keys, kPanel * dh, dh, scores, padded, false});
+    amx_product({count, padded / kPanel, q.row(first), q.stride, keys, kPanel * dh, dh, scores, padded});
     for (int64_t r = 0; r < count; ++r) {
       HWY_DYNAMIC_DISPATCH(softmax_row)(scores + r * padded, nk, padded, scale);
       HWY_DYNAMIC_DISPATCH(round_row)(scores + r * padded, padded, probabilities + r * padded);
     }
-    amx_product({count, wide / kPanel, probabilities, padded, values, value_stride, nk, sums, wide, false});
+    amx_product({count, wide / kPanel, probabilities, padded, values, value_stride, nk, sums, wide});
     for (int64_t r = 0; r < count; ++r)
       for (int64_t c = 0; c < dh; c += kTileColumns)
         store_tile(sums + r * wide + c, 1, std::min(kTileColumns, dh - c), nullptr, out + (first + r) * out_stride + c,

@@ -66,7 +66,7 @@ struct Operands {
       tile_f32(kTileRows, a.data(), kDepth, panels.data(), kPanel * kDepth, kDepth, c.data(), false);
     else if (has_amx_bf16())
       amx_product({kAmxSide, kAmxSide / kPanel, a16.data(), kAmxDepth, panels16.data(), kPanel * kAmxDepth, kAmxDepth,
-                   c.data(), kTileColumns, false});
+                   c.data(), kTileColumns});
     else if (has_avx512_bf16())
       tile_bf16_dot({kTileRows, kTileColumns / kPanel, a16.data(), 2 * kDepth, false, panels16.data(),
                      2 * kPanel * kDepth, kDepth, c.data(), kTileColumns, false});

@@ -31,7 +31,7 @@ void multiply_rows(const DotProduct& p, int64_t group, int64_t row, int64_t rows
   const int64_t count = finish.panels(group);
   if (has_amx_bf16()) {
     amx_product({rows, count, p.a + row * p.lda, p.lda, p.panels + first_panel * p.panel_stride, p.panel_stride, p.k,
-                 sums, kTileColumns, false});
+                 sums, kTileColumns});
     return finish.store(sums, group, row, rows);
   }
   DotTile tile{};
@@ -156,18 +156,19 @@ struct TransposedBlock {
       const int64_t row = panel * kPanel, rows = std::min(std::min(last - panel, kPanels) * kPanel, n - row);
       for (int64_t column = 0; column < k; column += kTileColumns) {
         const int64_t columns = std::min(kTileColumns, k - column);
-        AmxPanelProduct product{rows,
-                                panels_of(columns),
-                                d + panel * panel_stride,
-                                panel_stride,
-                                x + column / kPanel * panel_stride,
-                                panel_stride,
-                                2 * pairs,
-                                out + row * out_stride + column,
-                                out_stride,
-                                accumulate};
+        AmxProduct<uint16_t> product{rows,
+                                     panels_of(columns),
+                                     d + panel * panel_stride,
+                                     panel_stride,
+                                     x + column / kPanel * panel_stride,
+                                     panel_stride,
+                                     2 * pairs,
+                                     out + row * out_stride + column,
+                                     out_stride,
+                                     accumulate,
+                                     true};
         if (columns % kPanel == 0) {
-          amx_panel_product(product);
+          amx_product(product);
           continue;
         }
         alignas(64) float sums[kAmxBlockRows * kTileColumns];
@@ -175,7 +176,7 @@ struct TransposedBlock {
         product.c = sums;
         product.ldc = kTileColumns;
         product.accumulate = false;
-        amx_panel_product(product);
+        amx_product(product);
         store_tile(sums, rows, columns, nullptr, at, out_stride, DType::float32, accumulate);
       }
     }

@@ -128,7 +128,7 @@ void tile_int8_plain(const Int8Tile& t) {
 }
 
 void tile_int8_amx(const Int8Tile& t) {
-  amx_int8_product({t.rows, t.count, t.a, t.lda, t.panels, t.panel_stride, t.depth, t.c, kTileColumns});
+  amx_product({t.rows, t.count, t.a, t.lda, t.panels, t.panel_stride, t.depth, t.c, kTileColumns});
 }
 
 Int8Way int8_way() {
