@@ -15,46 +15,54 @@ namespace {
 // Modulations of the XL model in bfloat16: 400 MB, and 25 MB.
 constexpr int64_t kMostRowsOfDevice = 1024, kMostRowsOfHost = 64;
 
-// v for one half or both, guided if they are both.
-Tensor finish_velocity(Context& ctx, const Tensor& v, int64_t count, double scale) {
-  if (v.dim(0) == count) return ops::cast(ctx, v, DType::float32);
-  const Tensor guided = classifier_free_guidance(ctx, v.slice(0, 0, count), v.slice(0, count, 2 * count), scale);
-  return ops::cast(ctx, guided, DType::float32);
-}
-
 Tensor both_halves(Context& ctx, const Tensor& latents, int64_t rows) {
   return latents.dim(0) == rows ? latents : ops::concat(ctx, {latents, latents}, 0);
 }
 
-// [latents, times, labels] -> velocity. By the null class, times and labels are those of both halves.
-ops::Replay::Work whole(const RAEDiT2DModel& model, double scale) {
-  return [model, scale](Context& c, const std::vector<Tensor>& in) {
-    const Tensor v = model.forward(c, both_halves(c, in[0], in[1].dim(0)), in[1], in[2]);
-    return finish_velocity(c, v, in[0].dim(0), scale);
+using Inputs = std::vector<Tensor>;
+
+// How a model is called in a piece of work: `in` are the inputs of the work, `latents` the first of them, twice for
+// both halves.
+using Call = Tensor (*)(const RAEDiT2DModel& model, Context& c, const Tensor& latents, const Inputs& in);
+
+// [latents, times, labels]
+Tensor whole(const RAEDiT2DModel& model, Context& c, const Tensor& latents, const Inputs& in) {
+  return model.forward(c, latents, in[1], in[2]);
+}
+
+Tensor encoder(const RAEDiT2DModel& model, Context& c, const Tensor& latents, const Inputs& in) {
+  return model.encoder_stream(c, latents, model.condition(c, in[1], in[2]));
+}
+
+// [latents, parts of a conditioning]
+Tensor whole_conditioned(const RAEDiT2DModel& model, Context& c, const Tensor& latents, const Inputs& in) {
+  return model.forward(c, latents, RAEDiTConditioning{in[1], in[2], in[3]});
+}
+
+Tensor encoder_conditioned(const RAEDiT2DModel& model, Context& c, const Tensor& latents, const Inputs& in) {
+  return model.encoder_stream(c, latents, RAEDiTConditioning{in[1], in[2], in[3]});
+}
+
+// [latents, times, tokens]
+Tensor decoder(const RAEDiT2DModel& model, Context& c, const Tensor& latents, const Inputs& in) {
+  return model.decoder_stream(c, latents, in[2], in[1]);
+}
+
+// By the null class, all inputs but the latents are those of both halves.
+ops::Replay::Work velocity(const RAEDiT2DModel& model, Call call, double scale) {
+  return [model, call, scale](Context& c, const Inputs& in) {
+    const int64_t count = in[0].dim(0);
+    Tensor v = call(model, c, both_halves(c, in[0], in[1].dim(0)), in);
+    if (v.dim(0) != count) v = classifier_free_guidance(c, v.slice(0, 0, count), v.slice(0, count, 2 * count), scale);
+    return ops::cast(c, v, DType::float32);
   };
 }
 
-ops::Replay::Work whole_guided(const RAEDiT2DModel& model, const RAEDiT2DModel& guide, double scale) {
-  return [model, guide, scale](Context& c, const std::vector<Tensor>& in) {
-    const Tensor v = model.forward(c, in[0], in[1], in[2]);
-    const Tensor other = guide.forward(c, in[0], in[1], in[2]);
-    return ops::cast(c, classifier_free_guidance(c, v, other, scale), DType::float32);
-  };
-}
-
-// [latents, times, tokens] -> velocity.
-ops::Replay::Work decoder(const RAEDiT2DModel& model, double scale) {
-  return [model, scale](Context& c, const std::vector<Tensor>& in) {
-    const Tensor v = model.decoder_stream(c, both_halves(c, in[0], in[1].dim(0)), in[2], in[1]);
-    return finish_velocity(c, v, in[0].dim(0), scale);
-  };
-}
-
-// [latents, times, tokens, tokens of the guide] -> velocity.
-ops::Replay::Work decoder_guided(const RAEDiT2DModel& model, const RAEDiT2DModel& guide, double scale) {
-  return [model, guide, scale](Context& c, const std::vector<Tensor>& in) {
-    const Tensor v = model.decoder_stream(c, in[0], in[2], in[1]);
-    const Tensor other = guide.decoder_stream(c, in[0], in[3], in[1]);
+// By another model, which reads the last input in the place of the third: its own tokens, or the same labels.
+ops::Replay::Work guided_velocity(const RAEDiT2DModel& model, const RAEDiT2DModel& guide, Call call, double scale) {
+  return [model, guide, call, scale](Context& c, const Inputs& in) {
+    const Tensor v = call(model, c, in[0], in);
+    const Tensor other = call(guide, c, in[0], {in[0], in[1], in.back()});
     return ops::cast(c, classifier_free_guidance(c, v, other, scale), DType::float32);
   };
 }
@@ -84,8 +92,8 @@ Tensor VelocityField::at(const Tensor& latents, size_t i) {
   if (reuses_) return from_tokens(latents, i, guidance);
   if (conditioning_of(i, guidance).modulations.defined()) return from_conditioning(latents, i, guidance);
   const double scale = arguments_.guidance_scale;
-  const auto work =
-      guidance == Guidance::guide ? whole_guided(model_, *arguments_.guide_transformer, scale) : whole(model_, scale);
+  const auto work = guidance == Guidance::guide ? guided_velocity(model_, *arguments_.guide_transformer, whole, scale)
+                                                : velocity(model_, whole, scale);
   const Tensor times = Tensor::full({rows_of(guidance)}, times_[i]);
   return run(key("velocity", guidance), work, {latents, times, labels_of(guidance)});
 }
@@ -151,10 +159,7 @@ RAEDiTConditioning VelocityField::conditioning_of(size_t i, Guidance guidance) {
 
 Tensor VelocityField::from_conditioning(const Tensor& latents, size_t i, Guidance guidance) {
   const RAEDiTConditioning now = conditioning_of(i, guidance);
-  const auto work = [model = model_, scale = arguments_.guidance_scale](Context& c, const std::vector<Tensor>& in) {
-    const Tensor v = model.forward(c, both_halves(c, in[0], in[1].dim(0)), RAEDiTConditioning{in[1], in[2], in[3]});
-    return finish_velocity(c, v, in[0].dim(0), scale);
-  };
+  const auto work = velocity(model_, whole_conditioned, arguments_.guidance_scale);
   return run(key("conditioned", guidance), work, {latents, now.time, now.activated, now.modulations});
 }
 
@@ -164,10 +169,10 @@ Tensor VelocityField::from_tokens(const Tensor& latents, size_t i, Guidance guid
   const Tensor times = Tensor::full({rows}, times_[i]);
   const double scale = arguments_.guidance_scale;
   if (guidance == Guidance::guide)
-    return run(key("decoder", guidance), decoder_guided(model_, *arguments_.guide_transformer, scale),
+    return run(key("decoder", guidance), guided_velocity(model_, *arguments_.guide_transformer, decoder, scale),
                {latents, times, tokens_, guide_tokens_});
   // Past the interval of guidance the first half is still of use.
-  return run(key("decoder", guidance), decoder(model_, scale), {latents, times, tokens_.slice(0, 0, rows)});
+  return run(key("decoder", guidance), velocity(model_, decoder, scale), {latents, times, tokens_.slice(0, 0, rows)});
 }
 
 void VelocityField::compute_tokens(const Tensor& latents, size_t i, Guidance guidance) {
@@ -184,10 +189,8 @@ void VelocityField::compute_tokens(const Tensor& latents, size_t i, Guidance gui
 // [latents, times, labels] or [latents, parts of a conditioning] -> tokens.
 Tensor VelocityField::encode(const RAEDiT2DModel& model, const std::vector<Tensor>& inputs) {
   const bool conditioned = inputs.size() == 4;
-  const auto work = [model, conditioned](Context& c, const std::vector<Tensor>& in) {
-    const RAEDiTConditioning now =
-        conditioned ? RAEDiTConditioning{in[1], in[2], in[3]} : model.condition(c, in[1], in[2]);
-    return model.encoder_stream(c, both_halves(c, in[0], in[1].dim(0)), now);
+  const auto work = [model, call = conditioned ? encoder_conditioned : encoder](Context& c, const Inputs& in) {
+    return call(model, c, both_halves(c, in[0], in[1].dim(0)), in);
   };
   const std::string name =
       fmt::format("encoder {} {} {} {}", fmt::ptr(&model.config()), inputs[0].dim(0), inputs[1].dim(0), conditioned);
