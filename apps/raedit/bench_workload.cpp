@@ -6,8 +6,8 @@
 #include "backend/device/device.h"
 #include "interrupt.h"
 #include "models/workload.h"
+#include "open_model.h"
 #include "progress_bar.h"
-#include "raedit/convert.h"
 #include "raedit/raedit.h"
 #include "transfer.h"
 
@@ -111,11 +111,8 @@ RAEDiT2DModel open_transformer(const ModelOptions& options, const LoadOptions& l
   HubOptions hub = hub_options(options);
   hub.progress = transfer.downloads();
   const FoundModel found = find_model(options, ModelPart::transformer, hub);
-  if (!found.upstream) return RAEDiT2DModel::from_pretrained(found.path + "/transformer", load);
-  ConvertPipelineOptions upstream;
-  upstream.repo_or_path = found.path;
-  upstream.config_path = found.config;
-  return open_upstream(upstream, load, hub).pipeline.transformer();
+  if (found.upstream) return open_upstream(found, load, hub).pipeline.transformer();
+  return RAEDiT2DModel::from_pretrained(found.path + "/transformer", load);
 }
 
 }  // namespace

@@ -7,11 +7,10 @@
 #include "core/json.h"
 #include "interrupt.h"
 #include "measure.h"
-#include "model_path.h"
+#include "open_model.h"
 #include "output.h"
 #include "progress_bar.h"
 #include "raedit/calibration.h"
-#include "raedit/convert.h"
 #include "transfer.h"
 #include "values.h"
 
@@ -38,17 +37,6 @@ struct CalibrateOptions {
   bool json = false;
 };
 
-RAEDiTPipeline open_pipeline(const CalibrateOptions& o, const FoundModel& model, const HubOptions& hub) {
-  LoadOptions load;
-  load.dtype = dtype_from_name(o.dtype);
-  load.threads = o.threads;
-  if (!model.upstream) return RAEDiTPipeline::from_pretrained(model.path, load);
-  ConvertPipelineOptions options;
-  options.repo_or_path = model.path;
-  options.config_path = model.config;
-  return open_upstream(options, load, hub).pipeline;
-}
-
 int run_calibrate(const CalibrateOptions& o) {
   check_file_writable(o.output);
   const Stopwatch watch;
@@ -58,7 +46,10 @@ int run_calibrate(const CalibrateOptions& o) {
   HubOptions hub = hub_options(o.model);
   hub.progress = transfer.downloads();
   const FoundModel model = find_model(o.model, ModelPart::pipeline, hub);
-  const RAEDiTPipeline pipeline = open_pipeline(o, model, hub);
+  LoadOptions load;
+  load.dtype = dtype_from_name(o.dtype);
+  load.threads = o.threads;
+  const RAEDiTPipeline pipeline = open_pipeline(model, load, hub);
   ContextOptions context;
   context.threads = o.threads;
   context.cancel = interrupt.token();

@@ -16,9 +16,9 @@
 #include "io/picture_codec.h"
 #include "latents_file.h"
 #include "measure.h"
+#include "open_model.h"
 #include "output.h"
 #include "progress_bar.h"
-#include "raedit/convert.h"
 #include "raedit/rae_dit_pipeline.h"
 #include "transfer.h"
 #include "version.h"
@@ -273,16 +273,11 @@ void take_defaults(GenerateOptions& o, const UpstreamPipeline& upstream, std::ve
   if (!taken.empty()) notes.push_back(upstream.config_path + " says" + taken);
 }
 
-RAEDiTPipeline load_upstream(Generation& g, const LoadOptions& load_options, const HubOptions& hub) {
-  ConvertPipelineOptions options;
-  options.repo_or_path = g.model.path;
-  options.config_path = g.model.config;
-  UpstreamPipeline upstream = open_upstream(options, load_options, hub);
+void take_upstream(Generation& g, const UpstreamPipeline& upstream) {
   g.notes = upstream.notes;
   g.guide = upstream.guide_transformer;
   take_defaults(g.options, upstream, g.notes);
   check_generate_options(g.options);
-  return std::move(upstream.pipeline);
 }
 
 // --guide is a folder, or the name of one inside the model's. The calibration is the model's, not the guide's.
@@ -309,8 +304,8 @@ RAEDiTPipeline load(Generation& g, ProgressBar& bar, const Interrupt& interrupt)
   load_options.packed_cache = g.options.packed_cache;
   std::vector<std::string> of_loading;
   load_options.note = [&](const std::string& text) { of_loading.push_back(text); };
-  RAEDiTPipeline pipeline = g.model.upstream ? load_upstream(g, load_options, hub)
-                                             : RAEDiTPipeline::from_pretrained(g.model.path, load_options);
+  RAEDiTPipeline pipeline =
+      open_pipeline(g.model, load_options, hub, [&](const UpstreamPipeline& upstream) { take_upstream(g, upstream); });
   load_guide(g, load_options);
   g.seconds.load = watch.seconds();
   g.notes.insert(g.notes.end(), of_loading.begin(), of_loading.end());

@@ -16,14 +16,13 @@
 #include "core/text.h"
 #include "interrupt.h"
 #include "io/files.h"
-#include "model_path.h"
+#include "open_model.h"
 #include "ops/resample.h"
 #include "output.h"
 #include "picture.h"
 #include "progress_bar.h"
 #include "quantize_options.h"
 #include "raedit/autoencoder_rae.h"
-#include "raedit/convert.h"
 #include "raedit/image.h"
 #include "transfer.h"
 #include "values.h"
@@ -107,11 +106,8 @@ std::string autoencoder_folder(const std::string& model) {
 }
 
 AutoencoderRAE open_autoencoder(const FoundModel& model, const LoadOptions& load, const HubOptions& hub) {
-  if (!model.upstream) return AutoencoderRAE::from_pretrained(autoencoder_folder(model.path), load);
-  ConvertPipelineOptions options;
-  options.repo_or_path = model.path;
-  options.config_path = model.config;
-  return open_upstream(options, load, hub).pipeline.vae();
+  if (model.upstream) return open_upstream(model, load, hub).pipeline.vae();
+  return AutoencoderRAE::from_pretrained(autoencoder_folder(model.path), load);
 }
 
 double psnr(const Tensor& result, const Tensor& reference) {
