@@ -11,13 +11,19 @@
 
 namespace raedit::backend {
 
+// What packed bytes depend on besides the weights.
+struct PackedForm {
+  std::string_view name;
+  Tensor numbers = {};  // what a calibration says of these weights; undefined: none
+};
+
 class PackedStore {
  public:
   virtual ~PackedStore() = default;
   // What was kept for the rows of these weights, one after another: `bytes` bytes, 64-byte aligned, read-only; null
-  // where there is nothing. `form`: what else the bytes depend on.
-  virtual std::shared_ptr<Storage> find(std::span<const Tensor> weights, std::string_view form, size_t bytes) = 0;
-  virtual void keep(std::span<const Tensor> weights, std::string_view form, std::shared_ptr<Storage> packed) = 0;
+  // where there is nothing.
+  virtual std::shared_ptr<Storage> find(std::span<const Tensor> weights, const PackedForm& form, size_t bytes) = 0;
+  virtual void keep(std::span<const Tensor> weights, const PackedForm& form, std::shared_ptr<Storage> packed) = 0;
 };
 
 // A device whose packed matrices are plain bytes of the host.

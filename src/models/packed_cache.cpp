@@ -41,6 +41,8 @@ std::string folder_of(const LoadOptions& options) {
 std::string key_of(const SafetensorsSet& set, const LoadOptions& options, const std::string& layout) {
   Sha256 digest;
   digest.update(fmt::format("{}\n{}\n{}\n", layout, name_of(options.dtype), static_cast<int>(options.quantization)));
+  // Files of their own, so that calibrations which are used by turns do not push each other out.
+  if (!options.calibration.empty()) digest.update(sha256_of_file(options.calibration) + "\n");
   for (const SafetensorsFile& shard : set.shards()) {
     const MappedFile& file = shard.file();
     const auto sums = crc32_of_pieces(file, 0, file.size(), kSourcePiece, threads_of(options));
@@ -135,9 +137,15 @@ void PackedCache::read() {
   found_.clear();
 }
 
-// Where in which file of the checkpoint the weights are; empty where they are not all there.
-std::string PackedCache::id_of(std::span<const Tensor> weights, std::string_view form) const {
-  std::string id(form);
+// The form, and where in which file of the checkpoint the weights are; empty where they are not all there.
+std::string PackedCache::id_of(std::span<const Tensor> weights, const backend::PackedForm& form) const {
+  std::string id(form.name);
+  if (form.numbers.defined()) {
+    Sha256 digest;
+    const Tensor numbers = form.numbers.contiguous();
+    digest.update(numbers.raw(), numbers.nbytes());
+    id += " " + digest.hex();
+  }
   for (const Tensor& weight : weights) {
     const auto file = std::find(files_.begin(), files_.end(), weight.storage());
     if (file == files_.end()) return "";
@@ -147,7 +155,8 @@ std::string PackedCache::id_of(std::span<const Tensor> weights, std::string_view
   return id;
 }
 
-std::shared_ptr<Storage> PackedCache::find(std::span<const Tensor> weights, std::string_view form, size_t bytes) {
+std::shared_ptr<Storage> PackedCache::find(std::span<const Tensor> weights, const backend::PackedForm& form,
+                                           size_t bytes) {
   const std::string id = id_of(weights, form);
   const auto it = found_.find(id);
   if (it == found_.end() || it->second->bytes() != bytes) return nullptr;
@@ -155,7 +164,8 @@ std::shared_ptr<Storage> PackedCache::find(std::span<const Tensor> weights, std:
   return it->second;
 }
 
-void PackedCache::keep(std::span<const Tensor> weights, std::string_view form, std::shared_ptr<Storage> packed) {
+void PackedCache::keep(std::span<const Tensor> weights, const backend::PackedForm& form,
+                       std::shared_ptr<Storage> packed) {
   const std::string id = id_of(weights, form);
   if (id.empty()) return;
   used_.push_back({id, std::move(packed)});

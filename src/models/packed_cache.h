@@ -1,12 +1,12 @@
-// A folder of packed weights: one file per content of a checkpoint, dtype and layout, mapped by every process that
-// loads that checkpoint.
+// A folder of packed weights: one file per content of a checkpoint, dtype, quantization and layout, mapped by every
+// process that loads that checkpoint.
 //
 // A file is: "RAEPACK1", the length of the header (8 bytes, little-endian), the CRC-32 of the header (4 bytes), 4
 // zeros, the header in JSON {"key", "bytes" and "crc32" of each 4 MiB of the data, "entries": [[id, offset, bytes],
-// ...]}, zeros up to a multiple of 4096, the data. The key is the SHA-256 of the layout's name, the dtype, and the size
-// and the CRC-32 of every MiB of each file of the checkpoint: any change within 32 neighbouring bits is noticed for
-// certain, any other by chance with 1 - 2^-32 a MiB. That is against accidents; who can write the folder can put other
-// weights there.
+// ...]}, zeros up to a multiple of 4096, the data. The key is the SHA-256 of the layout's name, the dtype, the
+// quantization, the SHA-256 of the calibration, and the size and the CRC-32 of every MiB of each file of the
+// checkpoint: any change within 32 neighbouring bits is noticed for certain, any other by chance with 1 - 2^-32 a MiB.
+// That is against accidents; who can write the folder can put other weights there.
 #pragma once
 
 #include <map>
@@ -29,8 +29,9 @@ class PackedCache final : public backend::PackedStore {
   static std::shared_ptr<PackedCache> open(const WeightSet& weights, const LoadOptions& options,
                                            backend::Kernels& kernels);
 
-  std::shared_ptr<Storage> find(std::span<const Tensor> weights, std::string_view form, size_t bytes) override;
-  void keep(std::span<const Tensor> weights, std::string_view form, std::shared_ptr<Storage> packed) override;
+  std::shared_ptr<Storage> find(std::span<const Tensor> weights, const backend::PackedForm& form,
+                                size_t bytes) override;
+  void keep(std::span<const Tensor> weights, const backend::PackedForm& form, std::shared_ptr<Storage> packed) override;
 
   // Once the model is loaded: writes the file, where there was none or something was missing. A folder that cannot be
   // written is said, and no error.
@@ -45,7 +46,7 @@ class PackedCache final : public backend::PackedStore {
   PackedCache(const std::string& folder, std::string key, const LoadOptions& options);
   void read();
   void write() const;
-  std::string id_of(std::span<const Tensor> weights, std::string_view form) const;
+  std::string id_of(std::span<const Tensor> weights, const backend::PackedForm& form) const;
   void note(const std::string& text) const;
 
   std::string path_, key_;

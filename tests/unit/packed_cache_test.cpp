@@ -2,10 +2,14 @@
 // checkpoint, whole and undamaged, is used.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <thread>
 
 #include "io/crc32.h"
+#include "models/internals.h"
+#include "raedit/calibration.h"
 #include "raedit/rae_dit_pipeline.h"
 #include "unit/model_folder.h"
 
@@ -18,31 +22,78 @@ using test::ScratchFolder;
 using test::slurp;
 using test::spit;
 
-class PackedCacheTest : public testing::TestWithParam<DType> {
+// A file of packed weights, taken apart and put together again with right sums.
+struct Packed {
+  Json header;
+  std::string data;
+
+  explicit Packed(const std::string& path) {
+    const std::string content = slurp(path);
+    uint64_t header_bytes = 0;
+    std::memcpy(&header_bytes, content.data() + 8, 8);
+    header = Json::parse(content.substr(24, header_bytes));
+    data = content.substr((24 + header_bytes + 4095) / 4096 * 4096);
+  }
+
+  void write(const std::string& path) {
+    constexpr size_t kPiece = size_t{4} << 20;
+    header["crc32"] = Json::array();
+    for (size_t at = 0; at < data.size(); at += kPiece)
+      header["crc32"].push_back(crc32(0, data.data() + at, std::min(kPiece, data.size() - at)));
+    const std::string text = header.dump();
+    const uint64_t bytes = text.size();
+    const uint32_t crc = crc32(0, text.data(), text.size());
+    std::string content("RAEPACK1");
+    content.append(reinterpret_cast<const char*>(&bytes), 8).append(reinterpret_cast<const char*>(&crc), 4);
+    content.append(4, '\0').append(text);
+    content.resize((content.size() + 4095) / 4096 * 4096);
+    spit(path, content + data);
+  }
+
+  int64_t entries_of(const std::string& form) const {
+    return std::count_if(header["entries"].begin(), header["entries"].end(),
+                         [&](const Json& entry) { return entry[0].get<std::string>().starts_with(form + " "); });
+  }
+};
+
+std::vector<std::string> files_in(const std::string& folder) {
+  std::vector<std::string> paths;
+  for (const auto& entry : fs::directory_iterator(folder)) paths.push_back(entry.path().string());
+  return paths;
+}
+
+// What the model computes of some noise.
+std::vector<float> run_model(const RAEDiT2DModel& model) {
+  Context ctx;
+  const auto& c = model.config();
+  return model
+      .forward(ctx, test::normal_tensor({2, c.in_channels, c.sample_size, c.sample_size}, 1),
+               Tensor::from(std::vector<float>{0.3f, 0.9f}, {2}), Tensor::from(std::vector<int64_t>{1, 0}, {2}))
+      .to_vector<float>();
+}
+
+struct Numbers {
+  DType dtype;
+  Quantization quantization;
+};
+
+class PackedCacheTest : public testing::TestWithParam<Numbers> {
  protected:
   std::string weights() const { return model_.path() + "/diffusion_pytorch_model.safetensors"; }
 
-  // What the model computes; `folder` empty: without a cache.
-  std::vector<float> run(const std::string& folder) {
+  RAEDiT2DModel open(const std::string& folder) {
     LoadOptions options;
-    options.dtype = GetParam();
+    options.dtype = GetParam().dtype;
+    options.quantization = GetParam().quantization;
     options.packed_cache = folder;
     options.note = [this](const std::string& text) { notes_.push_back(text); };
-    const auto model = RAEDiT2DModel::from_pretrained(model_.path(), options);
-    Context ctx;
-    const auto& c = model.config();
-    return model
-        .forward(ctx, test::normal_tensor({2, c.in_channels, c.sample_size, c.sample_size}, 1),
-                 Tensor::from(std::vector<float>{0.3f, 0.9f}, {2}), Tensor::from(std::vector<int64_t>{1, 0}, {2}))
-        .to_vector<float>();
+    return RAEDiT2DModel::from_pretrained(model_.path(), options);
   }
+  // `folder` empty: without a cache.
+  std::vector<float> run(const std::string& folder) { return run_model(open(folder)); }
   std::vector<float> run() { return run(cache_.path()); }
 
-  std::vector<std::string> files() const {
-    std::vector<std::string> paths;
-    for (const auto& entry : fs::directory_iterator(cache_.path())) paths.push_back(entry.path().string());
-    return paths;
-  }
+  std::vector<std::string> files() const { return files_in(cache_.path()); }
 
   // Puts `content` in the place of the only file, then loads: it is said once, the result is right, the file is whole
   // again.
@@ -77,25 +128,26 @@ TEST_P(PackedCacheTest, GivesTheSameBitsAndIsWrittenOnce) {
 // Other weights with right sums in the place of the file: they can only come from there.
 TEST_P(PackedCacheTest, IsWhatProductsRead) {
   const auto expected = run();
-  std::string content = slurp(files().at(0));
-  uint64_t header_bytes = 0;
-  std::memcpy(&header_bytes, content.data() + 8, 8);
-  Json header = Json::parse(content.substr(24, header_bytes));
-  std::string data = content.substr((24 + header_bytes + 4095) / 4096 * 4096);
-  ASSERT_EQ(data.size(), header["bytes"].get<size_t>());
-  std::fill(data.begin(), data.end(), '\0');
-  ASSERT_EQ(header["crc32"].size(), 1u);
-  header["crc32"] = {crc32(0, data.data(), data.size())};
-  const std::string text = header.dump();
-  const uint64_t bytes = text.size();
-  const uint32_t crc = crc32(0, text.data(), text.size());
-  std::memcpy(content.data() + 8, &bytes, 8);
-  std::memcpy(content.data() + 16, &crc, 4);
-  content = content.substr(0, 24) + text;
-  content.resize((content.size() + 4095) / 4096 * 4096);
-  spit(files()[0], content + data);
+  Packed packed(files().at(0));
+  ASSERT_EQ(packed.data.size(), packed.header["bytes"].get<size_t>());
+  std::fill(packed.data.begin(), packed.data.end(), '\0');
+  packed.write(files()[0]);
   EXPECT_NE(run(), expected);
   EXPECT_TRUE(notes_.empty());
+}
+
+TEST_P(PackedCacheTest, HoldsEveryMatrixInItsForm) {
+  const auto model = open(cache_.path());
+  int64_t matrices = 0, in_eight_bits = 0;
+  nn::for_each_parameter(models::Internals::of(model), [&](const std::string&, const nn::Parameter& p) {
+    if (p.packed == nullptr) return;
+    ++matrices;
+    in_eight_bits += p.packed->dtype == DType::int8 ? 1 : 0;
+  });
+  EXPECT_EQ(in_eight_bits > 0, GetParam().quantization == Quantization::int8);
+  const Packed packed(files().at(0));
+  EXPECT_EQ(static_cast<int64_t>(packed.header["entries"].size()), matrices);
+  EXPECT_EQ(packed.entries_of("int8"), in_eight_bits);
 }
 
 TEST_P(PackedCacheTest, SeesAChangedCheckpoint) {
@@ -169,8 +221,107 @@ TEST_P(PackedCacheTest, ManyMayLoadAtOnce) {
   EXPECT_TRUE(notes_.empty());
 }
 
-INSTANTIATE_TEST_SUITE_P(All, PackedCacheTest, testing::Values(DType::float32, DType::bfloat16),
-                         [](const auto& info) { return std::string(name_of(info.param)); });
+INSTANTIATE_TEST_SUITE_P(All, PackedCacheTest,
+                         testing::Values(Numbers{DType::float32, Quantization::none},
+                                         Numbers{DType::bfloat16, Quantization::none},
+                                         Numbers{DType::float32, Quantization::int8},
+                                         Numbers{DType::bfloat16, Quantization::int8}),
+                         [](const auto& info) {
+                           const bool eight = info.param.quantization == Quantization::int8;
+                           return std::string(name_of(info.param.dtype)) + (eight ? "_int8" : "");
+                         });
+
+// A model in 8 bits under two calibrations, and without one.
+class CalibratedCacheTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    Context ctx;
+    const std::string model = test::test_data("pipeline");
+    calibrate(ctx, RAEDiTPipeline::from_pretrained(model), {.pictures = 2, .num_inference_steps = 2}, first_);
+    // The same matrices of the same model saw other inputs.
+    const auto file = SafetensorsFile::open(first_);
+    NamedTensors others;
+    for (const std::string& name : file.names()) {
+      const Tensor numbers = file.tensor(name).clone(), factors = test::normal_tensor(numbers.shape(), 3);
+      for (int64_t i = 0; i < numbers.numel(); ++i)
+        numbers.data<float>()[i] *= 0.1f + std::abs(factors.data<float>()[i]);
+      others.emplace_back(name, numbers);
+      calibrated_ += name.starts_with("transformer.") ? 1 : 0;
+    }
+    write_safetensors(second_, others, file.metadata());
+    ASSERT_GT(calibrated_, 0);
+  }
+
+  std::vector<float> run(const std::string& calibration, const std::string& folder) {
+    LoadOptions options{.quantization = Quantization::int8, .calibration = calibration, .packed_cache = folder};
+    options.note = [this](const std::string& text) { notes_.push_back(text); };
+    return run_model(RAEDiT2DModel::from_pretrained(test::test_data("pipeline") + "/transformer", options));
+  }
+  // The file that a load with this calibration makes.
+  std::string file_of(const std::string& calibration) {
+    const auto before = files_in(cache_.path());
+    run(calibration, cache_.path());
+    for (const std::string& path : files_in(cache_.path()))
+      if (std::find(before.begin(), before.end(), path) == before.end()) return path;
+    ADD_FAILURE() << "no new file";
+    return "";
+  }
+
+  ScratchFolder scratch_, cache_;
+  const std::string first_ = scratch_ / "first.safetensors", second_ = scratch_ / "second.safetensors";
+  int64_t calibrated_ = 0;
+  std::vector<std::string> notes_;
+};
+
+TEST_F(CalibratedCacheTest, EveryCalibrationHasAFileOfItsOwn) {
+  const std::vector<std::string> calibrations{first_, second_, ""};
+  std::vector<std::vector<float>> expected;
+  for (const std::string& calibration : calibrations) expected.push_back(run(calibration, ""));
+  EXPECT_NE(expected[0], expected[1]);
+  EXPECT_NE(expected[0], expected[2]);
+  for (int round = 0; round < 2; ++round)
+    for (size_t i = 0; i < calibrations.size(); ++i) EXPECT_EQ(run(calibrations[i], cache_.path()), expected[i]);
+  const auto files = files_in(cache_.path());
+  EXPECT_EQ(files.size(), calibrations.size());
+  // Found by its content, wherever it lies; and written once.
+  std::vector<fs::file_time_type> written;
+  for (const std::string& path : files) written.push_back(fs::last_write_time(path));
+  fs::copy_file(first_, scratch_ / "elsewhere.safetensors");
+  EXPECT_EQ(run(scratch_ / "elsewhere.safetensors", cache_.path()), expected[0]);
+  EXPECT_EQ(files_in(cache_.path()).size(), files.size());
+  for (size_t i = 0; i < files.size(); ++i) EXPECT_EQ(fs::last_write_time(files[i]), written[i]);
+  EXPECT_TRUE(notes_.empty()) << notes_[0];
+}
+
+// Not even where a file says that it is another's.
+TEST_F(CalibratedCacheTest, AMatrixOfAnotherCalibrationIsNotTaken) {
+  const std::string first = file_of(first_), second = file_of(second_);
+  Packed moved(first);
+  moved.header["key"] = Packed(second).header["key"];
+  moved.write(second);
+  EXPECT_EQ(run(second_, cache_.path()), run(second_, ""));
+  // Those of no calibration were found there, the others were made anew.
+  const Packed now(second);
+  const auto shared = [&](const Packed& other) {
+    return std::count_if(now.header["entries"].begin(), now.header["entries"].end(), [&](const Json& entry) {
+      return std::any_of(other.header["entries"].begin(), other.header["entries"].end(),
+                         [&](const Json& e) { return e[0] == entry[0]; });
+    });
+  };
+  EXPECT_EQ(shared(moved), static_cast<int64_t>(now.header["entries"].size()) - calibrated_);
+  EXPECT_TRUE(notes_.empty()) << notes_[0];
+}
+
+TEST_F(CalibratedCacheTest, ADamagedFileIsSaidAndMadeAnew) {
+  const std::string path = file_of(first_), good = slurp(path);
+  std::string damaged = good;
+  damaged[good.size() - 100] ^= 1;
+  spit(path, damaged);
+  EXPECT_EQ(run(first_, cache_.path()), run(first_, ""));
+  ASSERT_EQ(notes_.size(), 1u);
+  EXPECT_NE(notes_[0].find("it is damaged"), std::string::npos) << notes_[0];
+  EXPECT_EQ(slurp(path), good);
+}
 
 }  // namespace
 }  // namespace raedit

@@ -201,7 +201,7 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack_as(const Tensor& weight, DT
   // What comes from a file stays as long as the model; in training weights are packed anew in every step.
   const bool stays = weight.storage()->read_only();
   const size_t bytes = packed->nbytes();
-  const char* const form = paired ? "paired" : "plain";
+  const PackedForm form{paired ? "paired" : "plain"};
   if (stays && store_ != nullptr) packed->storage = store_->find({&weight, 1}, form, bytes);
   if (packed->storage != nullptr) return packed;
   packed->storage = stays ? Storage::allocate(bytes) : temporary_bytes(bytes);

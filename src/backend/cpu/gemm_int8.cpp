@@ -54,7 +54,7 @@ void pack_panel(const Tensor& weight, const float* smooth, Int8Matrix& packed, i
     for (int64_t k = 0; k < depth; ++k) sum += row[k];
     packed.corrections[at] = -128 * sum;
   }
-  auto* to = reinterpret_cast<int8_t*>(packed.panels->data()) + p * packed.panel_stride();
+  auto* to = reinterpret_cast<int8_t*>(packed.storage->data()) + p * packed.panel_stride();
   for (int64_t k = 0; k < depth; k += 4)
     for (int64_t i = 0; i < kPanel; ++i) std::memcpy(to + k * kPanel + 4 * i, rows + i * depth + k, 4);
 }
@@ -114,7 +114,17 @@ void multiply_all(const Product& product, int64_t m, int threads) {
 }  // namespace
 
 size_t Int8Matrix::nbytes() const {
-  return panels->bytes() + (scales.size() + divisors.size()) * sizeof(float) + corrections.size() * sizeof(int32_t);
+  const int64_t each = columns() * (depth() + int64_t{sizeof(float)} + int64_t{sizeof(int32_t)});
+  return static_cast<size_t>(each + (divides ? depth() * int64_t{sizeof(float)} : 0));
+}
+
+void Int8Matrix::look_at(std::shared_ptr<Storage> bytes) {
+  storage = std::move(bytes);
+  const auto padded = static_cast<size_t>(columns());
+  auto* const at = storage->data() + padded * static_cast<size_t>(depth());
+  scales = {reinterpret_cast<float*>(at), padded};
+  corrections = {reinterpret_cast<int32_t*>(scales.data() + padded), padded};
+  if (divides) divisors = {reinterpret_cast<float*>(corrections.data() + padded), static_cast<size_t>(depth())};
 }
 
 std::shared_ptr<const PackedMatrix> CpuKernels::pack_int8(const Tensor& weight, const Tensor& input_max) const {
@@ -124,20 +134,26 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack_int8(const Tensor& weight, 
                                                  .found = fmt::format("{} inputs", weight.dim(1)),
                                                  .expected = fmt::format("at most {}", kMostInt8Depth),
                                                  .hint = "load this model without quantization"});
+  auto packed = std::make_shared<Int8Matrix>();
+  packed->n = weight.dim(0);
+  packed->k = weight.dim(1);
+  packed->dtype = DType::int8;
+  packed->divides = input_max.defined();
+  // As in pack_as().
+  PackedStore* const store = weight.storage()->read_only() ? store_.get() : nullptr;
+  const PackedForm form{"int8", input_max};
+  const auto found = store == nullptr ? nullptr : store->find({&weight, 1}, form, packed->nbytes());
+  packed->look_at(found != nullptr ? found : Storage::allocate(packed->nbytes()));
+  if (found != nullptr) return packed;
   const bool direct = weight.stride(1) == 1 && (weight.dtype() == DType::float32 || weight.dtype() == DType::bfloat16);
   const Tensor rows = direct ? weight : weight.to(DType::float32).contiguous();
-  auto packed = std::make_shared<Int8Matrix>();
-  packed->n = rows.dim(0);
-  packed->k = rows.dim(1);
-  packed->dtype = DType::int8;
-  const int64_t columns = round_up(packed->n, kTileColumns), depth = packed->depth();
-  packed->panels = Storage::allocate(static_cast<size_t>(columns * depth));
-  packed->scales.assign(static_cast<size_t>(columns), 0.0f);
-  packed->corrections.assign(static_cast<size_t>(columns), 0);
+  const int64_t columns = packed->columns(), depth = packed->depth();
+  std::ranges::fill(packed->scales, 0.0f);
+  std::ranges::fill(packed->corrections, 0);
   std::vector<float> s;
-  if (input_max.defined()) {
+  if (packed->divides) {
     s = smoothing(rows, input_max, depth, threads_);
-    packed->divisors.assign(s.size(), 0.0f);
+    std::ranges::fill(packed->divisors, 0.0f);
     std::transform(s.begin(), s.begin() + packed->k, packed->divisors.begin(), [](float v) { return 1.0f / v; });
   }
   // Made before the threads start: an exception must not leave a parallel region.
@@ -146,6 +162,7 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack_int8(const Tensor& weight, 
     pack_panel(rows, s.empty() ? nullptr : s.data(), *packed, p,
                scratch.data() + omp_get_thread_num() * kPanel * depth);
   });
+  if (store != nullptr) store->keep({&weight, 1}, form, packed->storage);
   return packed;
 }
 

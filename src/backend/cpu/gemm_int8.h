@@ -9,7 +9,7 @@
 
 #include <cstdint>
 #include <memory>
-#include <vector>
+#include <span>
 
 #include "backend/cpu/gemm.h"
 
@@ -21,15 +21,21 @@ inline constexpr int64_t kMostInt8Depth = 16384;
 
 class Int8Matrix final : public PackedMatrix {
  public:
-  std::shared_ptr<Storage> panels;
-  std::vector<float> scales;         // of the columns, padded with zeros
-  std::vector<int32_t> corrections;  // -128 * the sum of each column: what rows that are stored as x + 128 begin with
-  std::vector<float> divisors;       // 1 / s of SmoothQuant [depth()]; empty: none
+  bool divides = false;  // has divisors
+  // Panels, scales, corrections and divisors, one after another, each a multiple of 64 bytes. May be a mapped file:
+  // what looks at it only reads.
+  std::shared_ptr<Storage> storage;
+  std::span<float> scales;         // of the columns, padded with zeros
+  std::span<int32_t> corrections;  // -128 * the sum of each column: what rows that are stored as x + 128 begin with
+  std::span<float> divisors;       // 1 / s of SmoothQuant [depth()], padded with zeros; empty: none
 
+  int64_t columns() const { return round_up(n, kTileColumns); }
   int64_t depth() const { return round_up(k, kInt8DepthStep); }
   int64_t panel_stride() const { return kPanel * depth(); }  // bytes
-  const int8_t* data() const { return reinterpret_cast<const int8_t*>(panels->data()); }
+  const int8_t* data() const { return reinterpret_cast<const int8_t*>(storage->data()); }
   size_t nbytes() const override;
+  // nbytes() bytes that hold the parts, or shall.
+  void look_at(std::shared_ptr<Storage> bytes);
 };
 
 // ---- rows
