@@ -160,6 +160,9 @@ class Kernels {
   virtual std::shared_ptr<const PackedMatrix> pack_swiglu(const Tensor& weight, DType compute) const {
     return pack(weight, compute);
   }
+  virtual std::shared_ptr<const PackedMatrix> pack_int8_swiglu(const Tensor& weight, const Tensor& input_max) const {
+    return pack_int8(weight, input_max);
+  }
   // out[M,N] = act(x[M,K] * weight^T + bias[N] float32). x of weight.dtype; out float32 or bfloat16.
   virtual void linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
                       const Tensor& out) const = 0;

@@ -8,6 +8,7 @@ namespace raedit::nn {
 
 std::shared_ptr<const backend::PackedMatrix> pack_like(const Parameter& matrix, const Tensor& weight, DType dtype,
                                                        const backend::Kernels& kernels) {
+  if (matrix.eight_bits && matrix.swiglu) return kernels.pack_int8_swiglu(weight, matrix.input_max);
   if (matrix.eight_bits) return kernels.pack_int8(weight, matrix.input_max);
   return matrix.swiglu ? kernels.pack_swiglu(weight, dtype) : kernels.pack(weight, dtype);
 }

@@ -50,8 +50,10 @@ Tensor swiglu(Context& ctx, const Tensor& x) {
 }
 
 Tensor linear_swiglu(Context& ctx, const Tensor& x, const Matrix& weight, const Tensor& bias) {
-  const bool fused = ctx.tape() == nullptr && weight.packed != nullptr && x.dtype() == weight.packed->dtype &&
-                     x.dim(-1) == weight.packed->k && x.is_contiguous();
+  const auto fits = [&x](const backend::PackedMatrix& w) {
+    return (w.dtype == x.dtype() || w.dtype == DType::int8) && x.dim(-1) == w.k;
+  };
+  const bool fused = ctx.tape() == nullptr && weight.packed != nullptr && fits(*weight.packed) && x.is_contiguous();
   if (fused) {
     Shape shape = x.shape();
     shape.set(-1, weight.packed->n / 2);

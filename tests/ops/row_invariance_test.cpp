@@ -3,6 +3,7 @@
 // CPU.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "op_table.h"
@@ -100,6 +101,31 @@ TEST_P(RowInvariance, FusedProductsAreTheirParts) {
   expect_same(ops::linear_swiglu(ctx_, x, paired, bias), ops::swiglu(ctx_, product), "linear_swiglu");
   for (const ops::Activation act : {ops::Activation::silu, ops::Activation::gelu, ops::Activation::gelu_tanh})
     expect_same(ops::linear(ctx_, x, plain, bias, act), ops::activation(ctx_, product, act), "activation");
+}
+
+// The same in eight bits, where columns have scales and inputs may have theirs.
+TEST_P(RowInvariance, FusedProductsInEightBitsAreTheirParts) {
+  for (const int64_t half : {int64_t{1}, int64_t{33}, int64_t{85}, int64_t{5461}}) {
+    const int64_t m = half > 1000 ? 7 : 67;
+    const Tensor x = random({m, 72}, 1), w = random_normal({2 * half, 72}, DType::float32, 2);
+    const Tensor input_max = random_normal({72}, DType::float32, 4);
+    for (int64_t i = 0; i < 72; ++i) input_max.data<float>()[i] = 0.1f + std::abs(input_max.data<float>()[i]);
+    for (const Tensor& bias : {Tensor(), random_normal({2 * half}, DType::float32, 3)}) {
+      for (const Tensor& most : {Tensor(), input_max}) {
+        const std::string where =
+            std::to_string(half) + (bias.defined() ? ", bias" : "") + (most.defined() ? ", calibrated" : "");
+        const ops::Matrix plain{Tensor(), ctx_.kernels().pack_int8(w, most)};
+        const ops::Matrix paired{Tensor(), ctx_.kernels().pack_int8_swiglu(w, most)};
+        const Tensor product = ops::linear(ctx_, x, plain, bias), parts = ops::swiglu(ctx_, product);
+        expect_same(ops::linear(ctx_, x, paired, bias), product, "linear of pairs, half " + where);
+        expect_same(ops::linear_swiglu(ctx_, x, paired, bias), parts, "linear_swiglu, half " + where);
+        expect_same(ops::linear_swiglu(ctx_, x, plain, bias), parts, "linear_swiglu by parts, half " + where);
+        const Tensor fused = Tensor::empty({m, half}, GetParam());
+        ASSERT_TRUE(ctx_.kernels().linear_swiglu(x, *paired.packed, bias, fused));
+        expect_same(fused, parts, "the device's, half " + where);
+      }
+    }
+  }
 }
 
 TEST_P(RowInvariance, FusedNormsAreTheirParts) {

@@ -88,6 +88,19 @@ TEST_P(Sentinel, LinearSwiglu) {
     }
 }
 
+TEST_P(Sentinel, LinearSwigluInEightBits) {
+  RAEDIT_CPU_ONLY("8-bit products are the processor's");
+  for (const int64_t m : {1, 7, 65})
+    for (const int64_t half : {1, 17, 33, 72}) {
+      const Tensor x = random({m, 5}), bias = random_float32({2 * half}, 3);
+      const auto weight = kernels().pack_int8_swiglu(random_normal({2 * half, 5}, DType::float32, 2), Tensor());
+      expect_inside("linear_swiglu", {m, half}, GetParam(),
+                    [&](const Tensor& to) { ASSERT_TRUE(kernels().linear_swiglu(x, *weight, bias, to)); });
+      expect_inside("linear of pairs", {m, 2 * half}, GetParam(),
+                    [&](const Tensor& to) { kernels().linear(x, *weight, bias, Activation::none, to); });
+    }
+}
+
 TEST_P(Sentinel, Matmul) {
   for (const int64_t m : {1, 7, 65})
     for (const int64_t n : {1, 17, 72}) {

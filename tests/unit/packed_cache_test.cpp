@@ -138,16 +138,19 @@ TEST_P(PackedCacheTest, IsWhatProductsRead) {
 
 TEST_P(PackedCacheTest, HoldsEveryMatrixInItsForm) {
   const auto model = open(cache_.path());
-  int64_t matrices = 0, in_eight_bits = 0;
+  int64_t matrices = 0, in_eight_bits = 0, in_pairs = 0;
   nn::for_each_parameter(models::Internals::of(model), [&](const std::string&, const nn::Parameter& p) {
     if (p.packed == nullptr) return;
     ++matrices;
     in_eight_bits += p.packed->dtype == DType::int8 ? 1 : 0;
+    in_pairs += p.swiglu ? 1 : 0;
   });
   EXPECT_EQ(in_eight_bits > 0, GetParam().quantization == Quantization::int8);
   const Packed packed(files().at(0));
   EXPECT_EQ(static_cast<int64_t>(packed.header["entries"].size()), matrices);
   EXPECT_EQ(packed.entries_of("int8"), in_eight_bits);
+  EXPECT_GT(in_pairs, 0);
+  EXPECT_EQ(packed.entries_of(in_eight_bits > 0 ? "int8 paired" : "paired"), in_pairs);
 }
 
 TEST_P(PackedCacheTest, SeesAChangedCheckpoint) {

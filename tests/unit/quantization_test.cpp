@@ -132,6 +132,21 @@ TEST_F(QuantizedModel, DrawsTheSamePicture) {
   EXPECT_LT(mean_difference(calibrated_too), 0.03);
 }
 
+// The matrix of a SwiGLU is packed for the product that ends in it.
+TEST_F(QuantizedModel, MultipliesIntoSwiglu) {
+  const auto model = RAEDiT2DModel::from_pretrained(bundled() + "/transformer", eight_bits());
+  Context ctx({.threads = 1});
+  int64_t found = 0;
+  nn::for_each_parameter(models::Internals::of(model), [&](const std::string& name, const nn::Parameter& p) {
+    if (!p.swiglu) return;
+    const Tensor x = test::normal_tensor({3, p.packed->k}, 1),
+                 out = Tensor::empty({3, p.packed->n / 2}, DType::float32);
+    EXPECT_TRUE(ctx.kernels().linear_swiglu(x, *p.packed, Tensor(), out)) << name;
+    ++found;
+  });
+  EXPECT_GT(found, 0);
+}
+
 // Only matrices of blocks are quantized, all of them, in every part of a pipeline.
 TEST_F(QuantizedModel, KeepsWhatIsNoBlockInItsType) {
   const auto model = RAEDiT2DModel::from_pretrained(bundled() + "/transformer", eight_bits("", DType::bfloat16));

@@ -11,6 +11,7 @@
 namespace raedit::backend::cpu {
 
 class CpuPackedMatrix;
+class Int8Matrix;
 struct Epilogue;
 
 // threads >= 1.
@@ -32,6 +33,7 @@ class CpuKernels final : public Kernels, public PacksOnHost {
   std::shared_ptr<const PackedMatrix> pack(const Tensor& weight, DType compute) const override;
   std::shared_ptr<const PackedMatrix> pack_int8(const Tensor& weight, const Tensor& input_max) const override;
   std::shared_ptr<const PackedMatrix> pack_swiglu(const Tensor& weight, DType compute) const override;
+  std::shared_ptr<const PackedMatrix> pack_int8_swiglu(const Tensor& weight, const Tensor& input_max) const override;
   void linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
               const Tensor& out) const override;
   bool linear_swiglu(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, const Tensor& out) const override;
@@ -100,11 +102,10 @@ class CpuKernels final : public Kernels, public PacksOnHost {
   std::shared_ptr<Storage> temporary_bytes(size_t bytes) const;
   Tensor temporary(const Shape& shape, DType dtype) const;
   Tensor even_rows(const Tensor& x) const;
-  // linear() for a matrix of pack_int8().
-  void linear_int8(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
-                   const Tensor& out) const;
   std::shared_ptr<const PackedMatrix> pack_as(const Tensor& weight, DType compute, bool paired) const;
-  void multiply(const Tensor& x, const CpuPackedMatrix& weight, const Epilogue& finish) const;
+  std::shared_ptr<const PackedMatrix> pack_int8_as(const Tensor& weight, const Tensor& input_max, bool paired) const;
+  void multiply(const Tensor& x, const PackedMatrix& weight, const Epilogue& finish) const;
+  void multiply_int8(const Tensor& x, const Int8Matrix& weight, const Epilogue& finish) const;
   // out (+)= a * b of bfloat16 matrices, on the dot product.
   void multiply_halves(const Tensor& a, const Tensor& b, const Tensor& out, bool add) const;
 

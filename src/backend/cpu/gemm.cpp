@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "backend/cpu/cpu_kernels.h"
+#include "backend/cpu/gemm_int8.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/rows.h"
 #include "tensor/convert.h"
@@ -103,23 +104,6 @@ void run(const Source& source, int64_t m, const CpuPackedMatrix& w, const Epilog
   }
 }
 
-// Rows of the weight that become one panel.
-struct PanelRows {
-  int64_t first, count;
-};
-
-PanelRows rows_of(const CpuPackedMatrix& packed, int64_t panel) {
-  constexpr int64_t kPairPanels = kPairColumns / kPanel;
-  int64_t first = panel * kPanel, end = packed.n;
-  if (packed.paired) {
-    const int64_t half = packed.n / 2;
-    const bool gate = panel / kPairPanels % 2 != 0;
-    first = (panel / (2 * kPairPanels) * kPairPanels + panel % kPairPanels) * kPanel + (gate ? half : 0);
-    end = gate ? packed.n : half;
-  }
-  return {std::min(first, end), std::clamp<int64_t>(end - first, 0, kPanel)};
-}
-
 // Panels are written in order, 16 rows are read side by side.
 template <class From, class To>
 void pack_panels(const Tensor& weight, CpuPackedMatrix& packed, int threads) {
@@ -132,7 +116,7 @@ void pack_panels(const Tensor& weight, CpuPackedMatrix& packed, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t p = 0; p < panels; ++p) {
     To* panel = to + p * panel_stride;
-    const PanelRows rows = rows_of(packed, p);
+    const PanelRows rows = packed.rows_of(p);
     if (rows.count < kPanel || panel_stride / kPanel > k) std::fill(panel, panel + panel_stride, To(0.0f));
     for (int64_t i = 0; i < k; ++i) {
       To* target = panel + i / kGroup * kGroup * kPanel + i % kGroup;
@@ -160,7 +144,7 @@ void pack_rows(const Tensor& weight, CpuPackedMatrix& packed, int threads) {
   const int64_t stride = packed.panel_stride();
   const int64_t row_bytes = weight.stride(0) * static_cast<int64_t>(size_of(weight.dtype()));
   parallel_for(threads, packed.panels_count(), weight.numel(), [&](int64_t p) {
-    const PanelRows rows = rows_of(packed, p);
+    const PanelRows rows = packed.rows_of(p);
     pack_panel({weight.raw() + rows.first * row_bytes, weight.dtype(), weight.stride(0), rows.count}, packed.k,
                to + p * stride);
   });
@@ -179,6 +163,18 @@ PairRows pair_rows(const Tensor& t) {
 }
 
 }  // namespace
+
+PanelRows PanelMatrix::rows_of(int64_t panel) const {
+  constexpr int64_t kPairPanels = kPairColumns / kPanel;
+  int64_t first = panel * kPanel, end = n;
+  if (paired) {
+    const int64_t half = n / 2;
+    const bool gate = panel / kPairPanels % 2 != 0;
+    first = (panel / (2 * kPairPanels) * kPairPanels + panel % kPairPanels) * kPanel + (gate ? half : 0);
+    end = gate ? n : half;
+  }
+  return {std::min(first, end), std::clamp<int64_t>(end - first, 0, kPanel)};
+}
 
 std::string CpuKernels::packed_layout() const {
   return kPackedLayout;
@@ -230,23 +226,22 @@ Tensor CpuKernels::even_rows(const Tensor& x) const {
 
 void CpuKernels::linear(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
                         const Tensor& out) const {
-  if (weight.dtype == DType::int8) return linear_int8(x, weight, bias, act, out);
-  const auto& w = static_cast<const CpuPackedMatrix&>(weight);
-  multiply(x, w, {.out = out, .n = w.n, .bias = data_of(bias), .act = act, .paired = w.paired});
+  const bool paired = static_cast<const PanelMatrix&>(weight).paired;
+  multiply(x, weight, {.out = out, .n = weight.n, .bias = data_of(bias), .act = act, .paired = paired});
 }
 
 bool CpuKernels::linear_swiglu(const Tensor& x, const PackedMatrix& weight, const Tensor& bias,
                                const Tensor& out) const {
-  if (weight.dtype == DType::int8) return false;
-  const auto& w = static_cast<const CpuPackedMatrix&>(weight);
-  if (!w.paired) return false;
-  multiply(x, w, {.out = out, .n = w.n, .bias = data_of(bias), .paired = true, .swiglu = true});
+  if (!static_cast<const PanelMatrix&>(weight).paired) return false;
+  multiply(x, weight, {.out = out, .n = weight.n, .bias = data_of(bias), .paired = true, .swiglu = true});
   return true;
 }
 
-void CpuKernels::multiply(const Tensor& x, const CpuPackedMatrix& w, const Epilogue& finish) const {
+void CpuKernels::multiply(const Tensor& x, const PackedMatrix& weight, const Epilogue& finish) const {
   const int64_t m = x.dim(0);
   if (m == 0) return;
+  if (weight.dtype == DType::int8) return multiply_int8(x, static_cast<const Int8Matrix&>(weight), finish);
+  const auto& w = static_cast<const CpuPackedMatrix&>(weight);
   if (w.dtype == DType::bfloat16 && has_avx512_bf16()) {
     const Tensor rows = even_rows(x);
     return dot_product({reinterpret_cast<const uint16_t*>(rows.data<bfloat16>()), rows.stride(0), w.panels<uint16_t>(),

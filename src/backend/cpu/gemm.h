@@ -42,13 +42,24 @@ inline int64_t groups_of(int64_t n, bool paired) {
   return paired ? (n / 2 + kPairColumns - 1) / kPairColumns : (n + kTileColumns - 1) / kTileColumns;
 }
 
-class CpuPackedMatrix final : public PackedMatrix {
+// Rows of the weight that become one panel.
+struct PanelRows {
+  int64_t first, count;
+};
+
+// What every packed matrix of this device is.
+class PanelMatrix : public PackedMatrix {
  public:
   std::shared_ptr<Storage> storage;
   bool paired = false;
-  size_t nbytes() const override { return static_cast<size_t>(panels_count() * panel_stride()) * size_of(dtype); }
   int64_t groups() const { return groups_of(n, paired); }
   int64_t panels_count() const { return groups() * (kTileColumns / kPanel); }
+  PanelRows rows_of(int64_t panel) const;
+};
+
+class CpuPackedMatrix final : public PanelMatrix {
+ public:
+  size_t nbytes() const override { return static_cast<size_t>(panels_count() * panel_stride()) * size_of(dtype); }
   // Elements of one panel.
   int64_t panel_stride() const { return kPanel * (dtype == DType::bfloat16 ? round_up(k, 2) : k); }
   template <class T>

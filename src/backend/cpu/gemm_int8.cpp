@@ -41,13 +41,13 @@ std::vector<float> smoothing(const Tensor& weight, const Tensor& input_max, int6
 
 // Panel p from 16 rows of weights: quantized side by side, then interleaved.
 void pack_panel(const Tensor& weight, const float* smooth, Int8Matrix& packed, int64_t p, int8_t* rows) {
-  const int64_t depth = packed.depth(), first = p * kPanel;
-  const int64_t count = std::clamp<int64_t>(packed.n - first, 0, kPanel);
+  const int64_t depth = packed.depth();
+  const auto [first, count] = packed.rows_of(p);
   const auto size = static_cast<int64_t>(size_of(weight.dtype()));
   std::fill(rows + count * depth, rows + kPanel * depth, int8_t{0});
   for (int64_t i = 0; i < count; ++i) {
     int8_t* row = rows + i * depth;
-    const auto at = static_cast<size_t>(first + i);
+    const auto at = static_cast<size_t>(p * kPanel + i);
     packed.scales[at] = quantize_row(weight.dtype(), weight.raw() + (first + i) * weight.stride(0) * size, smooth,
                                      packed.k, depth, 0, row);
     int32_t sum = 0;
@@ -93,7 +93,7 @@ struct Product {
 
 void multiply_all(const Product& product, int64_t m, int threads) {
   const Int8Matrix& w = product.w;
-  const int64_t groups = (w.n + kTileColumns - 1) / kTileColumns;
+  const int64_t groups = w.groups();
   // Blocks shrink until every thread has a few: the result does not depend on where the cuts are.
   int64_t blocks = (m + kBlockRows - 1) / kBlockRows;
   const int64_t most = (m + kTileRows - 1) / kTileRows;
@@ -128,6 +128,15 @@ void Int8Matrix::look_at(std::shared_ptr<Storage> bytes) {
 }
 
 std::shared_ptr<const PackedMatrix> CpuKernels::pack_int8(const Tensor& weight, const Tensor& input_max) const {
+  return pack_int8_as(weight, input_max, false);
+}
+
+std::shared_ptr<const PackedMatrix> CpuKernels::pack_int8_swiglu(const Tensor& weight, const Tensor& input_max) const {
+  return pack_int8_as(weight, input_max, weight.dim(0) % 2 == 0);
+}
+
+std::shared_ptr<const PackedMatrix> CpuKernels::pack_int8_as(const Tensor& weight, const Tensor& input_max,
+                                                             bool paired) const {
   RAEDIT_CHECK(weight.dim(1) <= kMostInt8Depth, {.code = ErrorCode::unsupported,
                                                  .what = "a matrix is too wide for sums of 8-bit products in 32 bits",
                                                  .where = "pack_int8",
@@ -138,10 +147,11 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack_int8(const Tensor& weight, 
   packed->n = weight.dim(0);
   packed->k = weight.dim(1);
   packed->dtype = DType::int8;
+  packed->paired = paired;
   packed->divides = input_max.defined();
   // As in pack_as().
   PackedStore* const store = weight.storage()->read_only() ? store_.get() : nullptr;
-  const PackedForm form{"int8", input_max};
+  const PackedForm form{paired ? "int8 paired" : "int8", input_max};
   const auto found = store == nullptr ? nullptr : store->find({&weight, 1}, form, packed->nbytes());
   packed->look_at(found != nullptr ? found : Storage::allocate(packed->nbytes()));
   if (found != nullptr) return packed;
@@ -166,11 +176,9 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack_int8(const Tensor& weight, 
   return packed;
 }
 
-void CpuKernels::linear_int8(const Tensor& x, const PackedMatrix& weight, const Tensor& bias, Activation act,
-                             const Tensor& out) const {
-  const auto& w = static_cast<const Int8Matrix&>(weight);
+void CpuKernels::multiply_int8(const Tensor& x, const Int8Matrix& w, const Epilogue& finish) const {
   const int64_t m = x.dim(0), depth = w.depth();
-  if (m == 0 || w.n == 0) return;
+  if (w.n == 0) return;
   const Int8Way way = int8_way();
   const Tensor rows = temporary({m, depth}, DType::int8), scales = temporary({m}, DType::float32);
   auto* const to = rows.data<int8_t>();
@@ -181,7 +189,6 @@ void CpuKernels::linear_int8(const Tensor& x, const PackedMatrix& weight, const 
     row_scales[i] = quantize_row(x.dtype(), x.raw() + i * stride, factor, w.k, depth, way.shifted ? kShift : uint8_t{0},
                                  to + i * depth);
   });
-  const Epilogue finish{.out = out, .n = w.n, .bias = bias.defined() ? bias.data<float>() : nullptr, .act = act};
   multiply_all({w, to, row_scales, finish, way}, m, threads_);
 }
 

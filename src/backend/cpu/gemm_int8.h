@@ -3,8 +3,8 @@
 // then out = float(sum) * row scale * column scale + bias in float32, each step rounded.
 //
 // Packed layout: panels of 16 output columns, panel[k/4][16][4], K padded with zeros to a multiple of 64 and the
-// columns to a multiple of 64. Four neighbours in k stand together, so 4 k of a panel are one line of a cache: what
-// vpdpbusd reads, and a row of a B tile of AMX.
+// columns to whole groups of gemm.h, pairs of a SwiGLU included. Four neighbours in k stand together, so 4 k of a panel
+// are one line of a cache: what vpdpbusd reads, and a row of a B tile of AMX.
 #pragma once
 
 #include <cstdint>
@@ -19,17 +19,16 @@ inline constexpr int64_t kInt8DepthStep = 64;
 // 255 * 127 * 16384 stays inside an int32.
 inline constexpr int64_t kMostInt8Depth = 16384;
 
-class Int8Matrix final : public PackedMatrix {
+class Int8Matrix final : public PanelMatrix {
  public:
   bool divides = false;  // has divisors
-  // Panels, scales, corrections and divisors, one after another, each a multiple of 64 bytes. May be a mapped file:
-  // what looks at it only reads.
-  std::shared_ptr<Storage> storage;
-  std::span<float> scales;         // of the columns, padded with zeros
+  // The storage is panels, scales, corrections and divisors, one after another, each a multiple of 64 bytes. May be a
+  // mapped file: what looks at it only reads.
+  std::span<float> scales;         // of the columns as they are packed, padded with zeros
   std::span<int32_t> corrections;  // -128 * the sum of each column: what rows that are stored as x + 128 begin with
   std::span<float> divisors;       // 1 / s of SmoothQuant [depth()], padded with zeros; empty: none
 
-  int64_t columns() const { return round_up(n, kTileColumns); }
+  int64_t columns() const { return groups() * kTileColumns; }
   int64_t depth() const { return round_up(k, kInt8DepthStep); }
   int64_t panel_stride() const { return kPanel * depth(); }  // bytes
   const int8_t* data() const { return reinterpret_cast<const int8_t*>(storage->data()); }
