@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <optional>
 
 #include "command.h"
 #include "core/json.h"
@@ -26,16 +27,30 @@ const char* const kFooter =
     "Examples:\n"
     "  raedit calibrate --output emoji64.safetensors\n"
     "  raedit generate --quantize int8 --calibration emoji64.safetensors --label cat-face\n"
+    "  raedit calibrate --model dit-dh-xl/ --guide guide_transformer --output guide.safetensors\n"
     "  raedit calibrate --model dit-dh-xl/ --dtype bfloat16 --pictures 4 --steps 10 --output xl.safetensors";
 
 struct CalibrateOptions {
   ModelOptions model;
-  std::string output;
+  std::string guide, output;
   int64_t pictures = 8, steps = 10, seed = 0;
   std::string dtype = "float32";
   int threads = 0;
   bool json = false;
 };
+
+// With the guide alone, where one is named.
+RAEDiTPipeline open_calibrated(const CalibrateOptions& o, const FoundModel& model, const HubOptions& hub) {
+  LoadOptions load;
+  load.dtype = dtype_from_name(o.dtype);
+  load.threads = o.threads;
+  std::optional<RAEDiT2DModel> of_yaml;
+  RAEDiTPipeline pipeline =
+      open_pipeline(model, load, hub, [&](const UpstreamPipeline& upstream) { of_yaml = upstream.guide_transformer; });
+  if (o.guide.empty()) return pipeline;
+  return RAEDiTPipeline(open_guide(model, of_yaml, o.guide, load), pipeline.vae(), pipeline.scheduler(),
+                        pipeline.id2label());
+}
 
 int run_calibrate(const CalibrateOptions& o) {
   check_file_writable(o.output);
@@ -46,10 +61,7 @@ int run_calibrate(const CalibrateOptions& o) {
   HubOptions hub = hub_options(o.model);
   hub.progress = transfer.downloads();
   const FoundModel model = find_model(o.model, ModelPart::pipeline, hub);
-  LoadOptions load;
-  load.dtype = dtype_from_name(o.dtype);
-  load.threads = o.threads;
-  const RAEDiTPipeline pipeline = open_pipeline(model, load, hub);
+  const RAEDiTPipeline pipeline = open_calibrated(o, model, hub);
   ContextOptions context;
   context.threads = o.threads;
   context.cancel = interrupt.token();
@@ -62,16 +74,17 @@ int run_calibrate(const CalibrateOptions& o) {
       calibrate(ctx, pipeline, {o.pictures, o.steps, static_cast<uint64_t>(o.seed)}, o.output);
   bar.clear();
   if (o.json) {
-    const Json json{{"model", model.path},
-                    {"pictures", o.pictures},
-                    {"steps", o.steps},
-                    {"seed", o.seed},
-                    {"matrices", done.matrices},
-                    {"helped", done.helped},
-                    {"with_encoder", done.with_encoder},
-                    {"output", o.output},
-                    {"seconds", watch.seconds()},
-                    {"peak_memory_bytes", peak_memory_bytes()}};
+    Json json{{"model", model.path},
+              {"pictures", o.pictures},
+              {"steps", o.steps},
+              {"seed", o.seed},
+              {"matrices", done.matrices},
+              {"helped", done.helped},
+              {"with_encoder", done.with_encoder},
+              {"output", o.output},
+              {"seconds", watch.seconds()},
+              {"peak_memory_bytes", peak_memory_bytes()}};
+    if (!o.guide.empty()) json["guide"] = o.guide;
     fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
     return kExitOk;
   }
@@ -86,6 +99,10 @@ Command add_calibrate(CLI::App& program) {
   auto options = std::make_shared<CalibrateOptions>();
   CLI::App* app = program.add_subcommand("calibrate", "Note what a model's matrices see, for --quantize int8");
   add_model_options(*app, options->model);
+  app->add_option("--guide", options->guide,
+                  "draw with this transformer, the --guide of 'raedit generate', and note what it sees: for\n"
+                  "--guide-calibration")
+      ->type_name("DIR");
   app->add_option("--output", options->output, "the .safetensors file to write")->required()->type_name("FILE");
   app->add_option("--pictures", options->pictures, "pictures to draw (default 8)")
       ->type_name("N")

@@ -245,6 +245,7 @@ Json to_json(const Generation& g, const Context& ctx, const std::vector<std::str
   json["dtype"] = o.dtype;
   json["quantize"] = o.quantize.quantize;
   if (!o.quantize.calibration.empty()) json["calibration"] = o.quantize.calibration;
+  if (!o.guide_calibration.empty()) json["guide_calibration"] = o.guide_calibration;
   json["output_type"] = o.output_type;
   json["device"] = ctx.description();
   json["threads"] = ctx.threads();
@@ -273,40 +274,56 @@ void take_defaults(GenerateOptions& o, const UpstreamPipeline& upstream, std::ve
   if (!taken.empty()) notes.push_back(upstream.config_path + " says" + taken);
 }
 
+// Whether there is one may depend on a YAML.
+void check_guide_calibration(const GenerateOptions& o, bool guided_otherwise) {
+  RAEDIT_CHECK(o.guide_calibration.empty() || !o.guide.empty() || guided_otherwise,
+               {.code = ErrorCode::invalid_argument,
+                .what = "--guide-calibration is for a guide, and there is none",
+                .found = o.guide_calibration,
+                .hint = "name one with --guide; the model's own calibration is --calibration"});
+}
+
 void take_upstream(Generation& g, const UpstreamPipeline& upstream) {
+  check_guide_calibration(g.options, upstream.guide_transformer.has_value());
   g.notes = upstream.notes;
   g.guide = upstream.guide_transformer;
   take_defaults(g.options, upstream, g.notes);
   check_generate_options(g.options);
 }
 
-// --guide is a folder, or the name of one inside the model's. The calibration is the model's, not the guide's.
-void load_guide(Generation& g, LoadOptions load_options) {
-  if (g.options.guide.empty()) return;
-  load_options.calibration.clear();
-  std::error_code error;
-  const auto inside = std::filesystem::path(g.model.path) / g.options.guide;
-  const bool is_inside = std::filesystem::is_directory(inside, error);
-  g.guide = RAEDiT2DModel::from_pretrained(is_inside ? inside.string() : g.options.guide, load_options);
+LoadOptions load_options_of(const GenerateOptions& o) {
+  LoadOptions load;
+  load.dtype = dtype_from_name(o.dtype);
+  load.device = Device::from_name(o.device);
+  apply(o.quantize, load);
+  load.threads = o.threads;
+  load.packed_cache = o.packed_cache;
+  return load;
 }
 
-RAEDiTPipeline load(Generation& g, ProgressBar& bar, const Interrupt& interrupt) {
+// Both models: the calibrations are one's own each.
+RAEDiTPipeline open_models(Generation& g, LoadOptions load, const HubOptions& hub) {
+  const GenerateOptions& o = g.options;
+  const bool by_yaml = o.guide.empty() || is_guide_of_yaml(g.model, o.guide);
+  RAEDiTPipeline pipeline = open_pipeline(
+      g.model, load, hub, [&](const UpstreamPipeline& upstream) { take_upstream(g, upstream); },
+      by_yaml ? o.guide_calibration : "");
+  load.calibration = o.guide_calibration;
+  if (!o.guide.empty()) g.guide = open_guide(g.model, g.guide, o.guide, load);
+  return pipeline;
+}
+
+RAEDiTPipeline open_all(Generation& g, ProgressBar& bar, const Interrupt& interrupt) {
   Transfer transfer(bar, interrupt);
   HubOptions hub = hub_options(g.options.model);
   hub.progress = transfer.downloads();
   g.model = find_model(g.options.model, ModelPart::pipeline, hub);
+  check_guide_calibration(g.options, g.model.upstream);
   const Stopwatch watch;
-  LoadOptions load_options;
-  load_options.dtype = dtype_from_name(g.options.dtype);
-  load_options.device = Device::from_name(g.options.device);
-  apply(g.options.quantize, load_options);
-  load_options.threads = g.options.threads;
-  load_options.packed_cache = g.options.packed_cache;
+  LoadOptions load = load_options_of(g.options);
   std::vector<std::string> of_loading;
-  load_options.note = [&](const std::string& text) { of_loading.push_back(text); };
-  RAEDiTPipeline pipeline =
-      open_pipeline(g.model, load_options, hub, [&](const UpstreamPipeline& upstream) { take_upstream(g, upstream); });
-  load_guide(g, load_options);
+  load.note = [&](const std::string& text) { of_loading.push_back(text); };
+  RAEDiTPipeline pipeline = open_models(g, load, hub);
   g.seconds.load = watch.seconds();
   g.notes.insert(g.notes.end(), of_loading.begin(), of_loading.end());
   bar.say(fmt::format("load {} in {}", g.model.path, human_seconds(g.seconds.load)));
@@ -333,7 +350,7 @@ int run_generate(const GenerateOptions& options) {
 
   ProgressBar bar(ProgressBar::style_of_stderr(o.quiet));
   const Interrupt interrupt;
-  const RAEDiTPipeline pipeline = load(g, bar, interrupt);
+  const RAEDiTPipeline pipeline = open_all(g, bar, interrupt);
   plan_pictures(g, pipeline);
   interrupt.throw_if_cancelled();
 

@@ -94,6 +94,9 @@ void add_machine(CLI::App& app, GenerateOptions& o) {
       ->type_name("TYPE")
       ->check(one_of({"float32", "bfloat16"}));
   add_quantize_options(app, o.quantize);
+  app.add_option("--guide-calibration", o.guide_calibration,
+                 "the same for the guide: what 'raedit calibrate --guide' wrote for it")
+      ->type_name("FILE");
   app.add_option("--device", o.device, "cpu (default), cuda or cuda:N")->type_name("NAME")->check(device_name());
   app.add_option("--threads", o.threads, "threads to use; 0 is all (default 0)")
       ->type_name("N")
@@ -141,6 +144,10 @@ void check_generate_options(const GenerateOptions& o) {
   // How many steps there are may be in a YAML that was not read yet; then the pipeline looks at the list.
   encoder_reuse(o).check(o.given.steps ? o.steps : kMostSteps);
   check_quantize_options(o.quantize, o.device);
+  RAEDIT_CHECK(o.quantize.on() || o.guide_calibration.empty(),
+               {.code = ErrorCode::invalid_argument,
+                .what = "--guide-calibration is for --quantize int8 alone",
+                .found = o.guide_calibration});
   RAEDIT_CHECK(o.guidance_start <= o.guidance_end,
                {.code = ErrorCode::invalid_argument,
                 .what = "the guidance interval is reversed",

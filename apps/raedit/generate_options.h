@@ -29,6 +29,7 @@ struct GenerateOptions {
   int64_t steps = 50;
   double guidance = 1.0;
   std::string guide;
+  std::string guide_calibration;
   double guidance_start = 0.0;
   double guidance_end = 1.0;
   std::string encoder_reuse = "1";

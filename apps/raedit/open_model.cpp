@@ -1,20 +1,45 @@
 #include "open_model.h"
 
+#include <filesystem>
+
+#include "convert/conversion.h"
+#include "core/check.h"
+
 namespace raedit::cli {
 
-UpstreamPipeline open_upstream(const FoundModel& model, const LoadOptions& load, const HubOptions& hub) {
+UpstreamPipeline open_upstream(const FoundModel& model, const LoadOptions& load, const HubOptions& hub,
+                               const std::string& guide_calibration) {
   ConvertPipelineOptions options;
   options.repo_or_path = model.path;
   options.config_path = model.config;
-  return raedit::open_upstream(options, load, hub);
+  return raedit::open_upstream(options, load, hub, guide_calibration);
 }
 
 RAEDiTPipeline open_pipeline(const FoundModel& model, const LoadOptions& load, const HubOptions& hub,
-                             const std::function<void(const UpstreamPipeline&)>& of_upstream) {
+                             const std::function<void(const UpstreamPipeline&)>& of_upstream,
+                             const std::string& guide_calibration) {
   if (!model.upstream) return RAEDiTPipeline::from_pretrained(model.path, load);
-  const UpstreamPipeline upstream = open_upstream(model, load, hub);
+  const UpstreamPipeline upstream = open_upstream(model, load, hub, guide_calibration);
   if (of_upstream) of_upstream(upstream);
   return upstream.pipeline;
+}
+
+bool is_guide_of_yaml(const FoundModel& model, const std::string& guide) {
+  return model.upstream && guide == convert::kGuideFolder;
+}
+
+RAEDiT2DModel open_guide(const FoundModel& model, const std::optional<RAEDiT2DModel>& of_yaml, const std::string& guide,
+                         const LoadOptions& load) {
+  if (is_guide_of_yaml(model, guide)) {
+    RAEDIT_CHECK(of_yaml.has_value(), {.code = ErrorCode::not_found,
+                                       .what = "this model has no guide: its YAML asks for no autoguidance",
+                                       .where = model.path,
+                                       .found = "--guide " + guide});
+    return *of_yaml;
+  }
+  std::error_code error;
+  const auto inside = std::filesystem::path(model.path) / guide;
+  return RAEDiT2DModel::from_pretrained(std::filesystem::is_directory(inside, error) ? inside.string() : guide, load);
 }
 
 }  // namespace raedit::cli

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <functional>
+#include <optional>
+#include <string>
 
 #include "model_path.h"
 #include "raedit/convert.h"
@@ -9,9 +11,17 @@
 namespace raedit::cli {
 
 // An upstream folder, as it is.
-UpstreamPipeline open_upstream(const FoundModel& model, const LoadOptions& load, const HubOptions& hub);
+UpstreamPipeline open_upstream(const FoundModel& model, const LoadOptions& load, const HubOptions& hub,
+                               const std::string& guide_calibration = {});
 // A folder of either kind; `of_upstream` hears what else an upstream one says.
 RAEDiTPipeline open_pipeline(const FoundModel& model, const LoadOptions& load, const HubOptions& hub,
-                             const std::function<void(const UpstreamPipeline&)>& of_upstream = {});
+                             const std::function<void(const UpstreamPipeline&)>& of_upstream = {},
+                             const std::string& guide_calibration = {});
+
+// Whether --guide names what the YAML of an upstream folder guides with: by the name that it has when converted.
+bool is_guide_of_yaml(const FoundModel& model, const std::string& guide);
+// What --guide names: that, a folder inside the model's, or any other.
+RAEDiT2DModel open_guide(const FoundModel& model, const std::optional<RAEDiT2DModel>& of_yaml, const std::string& guide,
+                         const LoadOptions& load);
 
 }  // namespace raedit::cli

@@ -121,8 +121,10 @@ struct UpstreamPipeline {
   double guidance_scale = 1.0;
   double guidance_start = 0.0, guidance_end = 1.0;
 };
+// load.calibration is the pipeline's; `guide_calibration` is that of guide_transformer, which calibrate() makes of a
+// pipeline with it in the place of the transformer.
 RAEDIT_API UpstreamPipeline open_upstream(const ConvertPipelineOptions& options, const LoadOptions& load = {},
-                                          const HubOptions& hub = {});
+                                          const HubOptions& hub = {}, const std::string& guide_calibration = {});
 // Whether `folder` looks like one: no model_index.json, but a YAML with stage_1 and stage_2.
 RAEDIT_API bool is_upstream_folder(const std::string& folder);
 

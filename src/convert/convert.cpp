@@ -164,7 +164,8 @@ ConvertReport convert_pipeline(const ConvertPipelineOptions& options, const Conv
   });
 }
 
-UpstreamPipeline open_upstream(const ConvertPipelineOptions& options, const LoadOptions& load, const HubOptions& hub) {
+UpstreamPipeline open_upstream(const ConvertPipelineOptions& options, const LoadOptions& load, const HubOptions& hub,
+                               const std::string& guide_calibration) {
   return guarded("open_upstream", [&] {
     const auto [config, c] = plan_pipeline(options, hub, true);
     UpstreamPipeline result{RAEDiTPipeline(RAEDiT2DModel::from_source(c.models.front().second.source, load),
@@ -177,9 +178,11 @@ UpstreamPipeline open_upstream(const ConvertPipelineOptions& options, const Load
                             config.guidance_scale,
                             config.guidance_t_min,
                             config.guidance_t_max};
+    LoadOptions load_guide = load;
+    load_guide.calibration = guide_calibration;
     for (const auto& [folder, plan] : c.models)
       if (folder == kGuideFolder && config.guidance_method == "autoguidance")
-        result.guide_transformer = RAEDiT2DModel::from_source(plan.source, load);
+        result.guide_transformer = RAEDiT2DModel::from_source(plan.source, load_guide);
     return result;
   });
 }

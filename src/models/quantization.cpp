@@ -40,12 +40,13 @@ void take_maxima(const NamedParameters& parameters, const WeightSet& weights, co
   if (last == nullptr) return;
   const std::string own = fingerprint_of(weights.tensor(*last)), found = metadata_of(file, part);
   const auto other_model = [&](const std::string& what, const std::string& wanted) {
-    raise({.code = ErrorCode::format,
-           .what = "the calibration is of another model",
-           .where = path,
-           .found = what,
-           .expected = wanted,
-           .hint = "make one of this model: raedit calibrate --model MODEL --output FILE"});
+    raise(
+        {.code = ErrorCode::format,
+         .what = "the calibration is of another model",
+         .where = path,
+         .found = what,
+         .expected = wanted,
+         .hint = "make one of this model: raedit calibrate --model MODEL --output FILE, with --guide DIR for a guide"});
   };
   if (found != own)
     other_model(found.empty() ? "no " + part : fmt::format("{} {}", part, found),

@@ -1,13 +1,40 @@
-// --quantize, --calibration and raedit calibrate: pictures near float32's, and what does not go together.
+// --quantize, --calibration and raedit calibrate: pictures near float32's, guides, and what does not go together.
 #include <cmath>
+#include <filesystem>
 
 #include "cli_test.h"
+#include "io/safetensors.h"
+#include "raedit/generator.h"
 #include "raedit/image.h"
 
 namespace raedit::cli_test {
 namespace {
 
-class QuantizeTest : public CliTest {};
+namespace fs = std::filesystem;
+using Words = std::vector<std::string>;
+
+class QuantizeTest : public CliTest {
+ protected:
+  // The tiny model, with blocks of another model as its transformer.
+  std::string other_model(const std::string& name) const {
+    const std::string model = tiny_model(name), file = model + "/transformer/diffusion_pytorch_model.safetensors";
+    Generator generator(7);
+    const std::vector<std::string> names = SafetensorsSet::open(model + "/transformer").names();
+    for (const std::string& tensor : names) {
+      const Tensor old = read_tensor(file, tensor);
+      if (!tensor.starts_with("blocks.") || old.rank() != 2) continue;
+      const Tensor fresh = generator.randn(old.shape());
+      for (int64_t i = 0; i < fresh.numel(); ++i) fresh.data<float>()[i] *= 0.1f;
+      change_tensor(file, tensor, fresh);
+    }
+    return model;
+  }
+  void calibrate(const std::string& model, const std::string& output, const Words& more = {}) const {
+    Words line{"calibrate", "--model", model, "--output", output, "--pictures", "2", "--steps", "2"};
+    line.insert(line.end(), more.begin(), more.end());
+    expect_success(line);
+  }
+};
 
 TEST_F(QuantizeTest, CalibratesGeneratesAndReconstructs) {
   const std::string model = tiny_model();
@@ -68,6 +95,48 @@ TEST_F(QuantizeTest, RefusesTheCalibrationOfAnotherModel) {
       {"calibrate", "--model", tiny_model(), "--output", "tiny.safetensors", "--pictures", "1", "--steps", "1"});
   expect_failure({"generate", "--class-id", "1", "--quantize", "int8", "--calibration", "tiny.safetensors"}, 1,
                  {"calibration is of another model", "tiny.safetensors", "raedit calibrate"});
+}
+
+// A guide may lie in a pipeline of its own, or be a transformer alone.
+TEST_F(QuantizeTest, AGuideHasACalibrationOfItsOwn) {
+  const std::string model = tiny_model(), weak = other_model("weak");
+  fs::copy(weak + "/transformer", model + "/guide_transformer", fs::copy_options::recursive);
+  calibrate(model, "model.safetensors");
+  calibrate(weak, "weak.safetensors");
+  calibrate(model, "guide.safetensors", {"--guide", "guide_transformer"});
+  EXPECT_EQ(slurp(path("guide.safetensors")), slurp(path("weak.safetensors")));
+  EXPECT_NE(slurp(path("guide.safetensors")), slurp(path("model.safetensors")));
+  const auto draw = [&](const std::string& guide, const Words& more) {
+    Words line{"generate", "--model", model, "--class-id", "1",    "--steps", "2",        "--guidance",
+               "2",        "--guide", guide, "--quantize", "int8", "--json",  "--output", "a.safetensors"};
+    line.insert(line.end(), {"--calibration", "model.safetensors"});
+    line.insert(line.end(), more.begin(), more.end());
+    const Json json = parse_json(expect_success(line), "generate");
+    EXPECT_EQ(json.value("guide_calibration", ""), more.empty() ? "" : more[1]);
+    return read_tensor(path("a.safetensors"), "latents");
+  };
+  const Tensor plain = draw("guide_transformer", {}),
+               calibrated = draw("guide_transformer", {"--guide-calibration", "guide.safetensors"});
+  EXPECT_FALSE(same_bytes(plain, calibrated));
+  EXPECT_TRUE(same_bytes(draw(weak + "/transformer", {"--guide-calibration", "weak.safetensors"}), calibrated));
+}
+
+TEST_F(QuantizeTest, RefusesAGuideCalibrationThatFitsNothing) {
+  const std::string model = tiny_model(), guide = other_model("weak") + "/transformer";
+  calibrate(model, "model.safetensors");
+  const auto refuse = [&](const Words& more, int exit_code, const Words& parts) {
+    Words line{"generate", "--model", model, "--class-id", "1", "--guide-calibration", "model.safetensors"};
+    line.insert(line.end(), more.begin(), more.end());
+    expect_failure(line, exit_code, parts);
+  };
+  refuse({"--guide", guide}, 2, {"--guide-calibration", "--quantize int8", "model.safetensors"});
+  refuse({"--quantize", "int8"}, 2, {"--guide-calibration", "there is none", "--guide", "model.safetensors"});
+  refuse({"--quantize", "int8", "--guide", guide}, 1,
+         {"calibration is of another model", "model.safetensors", guide, "raedit calibrate", "--guide DIR"});
+  refuse({"--quantize", "int8", "--guide", "nowhere"}, 1, {"nowhere"});
+  expect_failure({"generate", "--model", model, "--guide", guide, "--quantize", "int8", "--guide-calibration", "no.st"},
+                 1, {"no.st"});
+  expect_failure({"calibrate", "--model", model, "--guide", "nowhere", "--output", "c.safetensors"}, 1, {"nowhere"});
 }
 
 }  // namespace

@@ -32,6 +32,8 @@ class UpstreamTest : public CliTest {
     spit(file, text.replace(at, from.size(), to));
   }
 
+  void convert_with_guide();
+
   std::string folder_;
   std::string encoder_ = convert_data("rae/encoders/dinov2_bin");
   RunOptions offline_;
@@ -55,8 +57,8 @@ TEST_F(UpstreamTest, DrawsWhatTheConvertedFolderDraws) {
   EXPECT_EQ(slurp(path("direct.safetensors")), slurp(path("converted.safetensors")));
 }
 
-// A YAML with autoguidance: its weaker model guides, and is guide_transformer/ of the converted folder.
-TEST_F(UpstreamTest, AWeakerModelGuidesInBoth) {
+// A YAML with autoguidance, and the same converted.
+void UpstreamTest::convert_with_guide() {
   const auto weights = open_weight_file(folder_ + "/DiTs/stage2_model.pt");
   std::vector<TensorSource> tensors;
   for (const std::string& name : weights->names())
@@ -73,6 +75,11 @@ TEST_F(UpstreamTest, AWeakerModelGuidesInBoth) {
   change_config("  method: 'cfg'\n  scale: 1.0\n",
                 "  method: 'autoguidance'\n  scale: 1.5\n  guidance_model:\n" + guide + "    ckpt: DiTs/guide.pt\n");
   expect_success({"convert", "pipeline", "--repo_or_path", folder_, "--output_path", "converted/upstream"});
+}
+
+// The weaker model guides, and is guide_transformer/ of the converted folder.
+TEST_F(UpstreamTest, AWeakerModelGuidesInBoth) {
+  convert_with_guide();
   const Words few{"--steps", "3"};
   expect_success(generate(folder_, "direct.safetensors", few), offline_);
   const Words guided{"--guidance", "1.5", "--guide"};
@@ -88,6 +95,32 @@ TEST_F(UpstreamTest, AWeakerModelGuidesInBoth) {
             1e-4)
       << "a model that guides itself changes nothing";
   expect_failure(generate(converted, "a.png", {"--guide", "nowhere"}), 1, {"nowhere"});
+}
+
+TEST_F(UpstreamTest, AWeakerModelIsCalibratedInBoth) {
+  const std::string converted = path("converted/upstream");
+  const auto calibrate = [&](const std::string& model, const std::string& output, const Words& more) {
+    return merged({"calibrate", "--model", model, "--output", output, "--pictures", "2", "--steps", "2"}, more);
+  };
+  const Words named{"--guide", "guide_transformer"}, guide_calibration{"--guide-calibration", "guide.safetensors"};
+  expect_failure(calibrate(folder_, "guide.safetensors", named), 1, {"no guide", "autoguidance"}, offline_);
+  convert_with_guide();
+  expect_success(calibrate(folder_, "guide.safetensors", named), offline_);
+  expect_success(calibrate(converted, "converted.safetensors", named), offline_);
+  EXPECT_EQ(slurp(path("guide.safetensors")), slurp(path("converted.safetensors")));
+  expect_success(calibrate(folder_, "model.safetensors", {}), offline_);
+  EXPECT_NE(slurp(path("guide.safetensors")), slurp(path("model.safetensors")));
+  const Words eight{"--quantize", "int8", "--calibration", "model.safetensors", "--steps", "3"};
+  expect_success(generate(folder_, "a.safetensors", eight + guide_calibration), offline_);
+  expect_success(generate(folder_, "b.safetensors", eight + named + guide_calibration), offline_);
+  expect_success(generate(converted, "c.safetensors", eight + named + Words{"--guidance", "1.5"} + guide_calibration));
+  expect_success(generate(folder_, "d.safetensors", eight), offline_);
+  EXPECT_EQ(slurp(path("a.safetensors")), slurp(path("b.safetensors")));
+  EXPECT_EQ(slurp(path("a.safetensors")), slurp(path("c.safetensors")));
+  EXPECT_NE(slurp(path("a.safetensors")), slurp(path("d.safetensors")));
+  change_config("method: 'autoguidance'", "method: 'cfg'");
+  expect_failure(generate(folder_, "e.safetensors", eight + guide_calibration), 2,
+                 {"--guide-calibration", "there is none"}, offline_);
 }
 
 TEST_F(UpstreamTest, OptionsWinOverTheYaml) {
