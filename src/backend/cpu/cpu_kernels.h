@@ -101,7 +101,7 @@ class CpuKernels final : public Kernels, public PacksOnHost {
   // Uninitialised memory that comes back with the next one; a few sizes only, so that products of all shapes share it.
   std::shared_ptr<Storage> temporary_bytes(size_t bytes) const;
   Tensor temporary(const Shape& shape, DType dtype) const;
-  Tensor even_rows(const Tensor& x) const;
+  Tensor even_rows(const Tensor& x, DType dtype) const;
   std::shared_ptr<const PackedMatrix> pack_as(const Tensor& weight, DType compute, bool paired) const;
   std::shared_ptr<const PackedMatrix> pack_int8_as(const Tensor& weight, const Tensor& input_max, bool paired) const;
   void multiply(const Tensor& x, const PackedMatrix& weight, const Epilogue& finish) const;

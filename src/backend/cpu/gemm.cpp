@@ -7,6 +7,7 @@
 
 #include "backend/cpu/cpu_kernels.h"
 #include "backend/cpu/gemm_int8.h"
+#include "backend/cpu/gemm_partition.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/rows.h"
 #include "tensor/convert.h"
@@ -17,92 +18,47 @@ namespace {
 // Rows whose partial sums a thread keeps at once: 264 x 64 floats are 66 KiB, well inside an L2.
 constexpr int64_t kMaxBlockRows = 264;
 
-// One unit of work: a group of 64 columns and a run of rows.
-struct Partition {
-  int64_t groups;
-  int64_t row_blocks;
-  int64_t block_rows;
+// Floats of a thread's sums: whole pages, so that each page belongs to the thread that touches it first.
+constexpr int64_t kSumsSize = (kMaxBlockRows * kTileColumns + 1023) / 1024 * 1024;
 
-  // Blocks shrink until every thread has a few: the result does not depend on where the cuts are.
-  Partition(int64_t m, int64_t all_groups, int threads) : groups(all_groups) {
-    row_blocks = (m + kMaxBlockRows - 1) / kMaxBlockRows;
-    const int64_t most_blocks = (m + kTileRows - 1) / kTileRows;
-    while (threads > 1 && groups * row_blocks < 4 * threads && row_blocks < most_blocks) ++row_blocks;
-    block_rows = round_up((m + row_blocks - 1) / row_blocks, kTileRows);
-    row_blocks = (m + block_rows - 1) / block_rows;
-  }
-  int64_t items() const { return groups * row_blocks; }
-};
-
-// Widens `count` bfloat16 values and pads with one zero when odd.
-void widen(const bfloat16* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(from[i]);
-  if (count % 2 != 0) to[count] = 0.0f;
-}
-
-// The two ways to fill a thread's partial sums [rows][64] for one group of columns.
-struct F32Source {
-  static constexpr int64_t kScratch = 0;  // floats a thread
+// float32 rows by a matrix in either type; where it is bfloat16 and k is odd, a zero follows each row.
+struct Product {
   const float* x;
   int64_t lda;
+  const CpuPackedMatrix& w;
+  const Epilogue& finish;
 
-  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums, float*) const {
-    const int64_t stride = w.panel_stride();
-    const float* panels = w.panels<float>() + group * (kTileColumns / kPanel) * stride;
-    for (int64_t k = 0; k < w.k; k += kBlockK) {
+  void multiply(const Partition::Item& item, float* sums) const {
+    for (int64_t k = 0; k < w.k || k == 0; k += kBlockK) {  // once even where there is nothing to sum
       const int64_t depth = std::min(kBlockK, w.k - k);
-      for (int64_t r = 0; r < rows; r += kTileRows)
-        tile_f32(std::min(kTileRows, rows - r), x + (row + r) * lda + k, lda, panels + k * kPanel, stride, depth,
-                 sums + r * kTileColumns, k != 0);
-    }
-  }
-};
-
-struct Bf16WideSource {
-  static constexpr int64_t kScratch = kTileRows * kBlockK;
-  const bfloat16* x;
-  int64_t lda;
-
-  void fill(const CpuPackedMatrix& w, int64_t group, int64_t row, int64_t rows, float* sums, float* scratch) const {
-    const int64_t stride = w.panel_stride();
-    const uint16_t* panels = w.panels<uint16_t>() + group * (kTileColumns / kPanel) * stride;
-    for (int64_t k = 0; k < w.k; k += kBlockK) {
-      const int64_t depth = std::min(kBlockK, w.k - k);
-      for (int64_t r = 0; r < rows; r += kTileRows) {
-        const int64_t tile_rows = std::min(kTileRows, rows - r);
-        for (int64_t i = 0; i < tile_rows; ++i) widen(x + (row + r + i) * lda + k, depth, scratch + i * kBlockK);
-        tile_bf16_wide(tile_rows, scratch, kBlockK, panels + k * kPanel, stride, (depth + 1) / 2,
-                       sums + r * kTileColumns, k != 0);
+      for (int64_t r = 0; r < item.rows; r += kTileRows) {
+        const int64_t row = item.row + r, rows = std::min(kTileRows, item.rows - r);
+        float* const c = sums + r * kTileColumns;
+        multiply_tile(item.group, row, rows, k, depth, c);
+        if (k + depth == w.k) finish.store(c, item.group, row, rows);
       }
     }
   }
-};
 
-// Floats of a thread's sums and scratch: whole pages, so that each page belongs to the thread that touches it first.
-template <class Source>
-constexpr int64_t kWorkspace = (kMaxBlockRows * kTileColumns + Source::kScratch + 1023) / 1024 * 1024;
+  void multiply_tile(int64_t group, int64_t row, int64_t rows, int64_t k, int64_t depth, float* c) const {
+    const int64_t stride = w.panel_stride(), first = group * (kTileColumns / kPanel) * stride + k * kPanel;
+    const float* const a = x + row * lda + k;
+    if (w.dtype == DType::float32)
+      tile_f32(rows, a, lda, w.panels<float>() + first, stride, depth, c, k != 0);
+    else
+      tile_bf16_wide(rows, a, lda, w.panels<uint16_t>() + first, stride, (depth + 1) / 2, c, k != 0);
+  }
 
-template <class Source>
-void run(const Source& source, int64_t m, const CpuPackedMatrix& w, const Epilogue& finish, float* workspace,
-         int threads) {
-  const Partition parts(m, w.groups(), threads);
+  void run(int64_t m, float* workspace, int threads) const {
+    const Partition parts(m, w.groups(), kTileRows, kMaxBlockRows, static_cast<int64_t>(w.nbytes()), threads);
 #pragma omp parallel num_threads(team_of(threads, parts.items()))
-  {
-    const int64_t thread = omp_get_thread_num();
-    const int64_t count = omp_get_num_threads();
-    float* sums = workspace + thread * kWorkspace<Source>;
-    float* scratch = sums + kMaxBlockRows * kTileColumns;
-    // Consecutive items share their columns, so a thread streams each panel from memory once.
-    for (int64_t item = parts.items() * thread / count; item < parts.items() * (thread + 1) / count; ++item) {
-      const int64_t group = item / parts.row_blocks;
-      const int64_t row = item % parts.row_blocks * parts.block_rows;
-      const int64_t rows = std::min(parts.block_rows, m - row);
-      if (w.k == 0) std::fill_n(sums, rows * kTileColumns, 0.0f);
-      source.fill(w, group, row, rows, sums, scratch);
-      finish.store(sums, group, row, rows);
+    {
+      float* const sums = workspace + omp_get_thread_num() * kSumsSize;
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < parts.items(); ++i) multiply(parts[i], sums);
     }
   }
-}
+};
 
 // Panels are written in order, 16 rows are read side by side.
 template <class From, class To>
@@ -210,16 +166,16 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack_as(const Tensor& weight, DT
   return packed;
 }
 
-// bfloat16 rows of an even number of values: x itself where it is such, else a copy with a zero after each row.
-Tensor CpuKernels::even_rows(const Tensor& x) const {
+// Rows of an even number of values: x itself where it is such, else a copy with a zero after each row.
+Tensor CpuKernels::even_rows(const Tensor& x, DType dtype) const {
   const int64_t m = x.dim(0), k = x.dim(1), even = round_up(k, 2);
-  if (x.dtype() == DType::bfloat16 && x.stride(1) == 1 && even == k) return x;
-  const Tensor rows = temporary({m, even}, DType::bfloat16);
+  if (x.dtype() == dtype && x.stride(1) == 1 && even == k) return x;
+  const Tensor rows = temporary({m, even}, dtype);
+  const auto from_size = static_cast<int64_t>(size_of(x.dtype())), size = static_cast<int64_t>(size_of(dtype));
   parallel_for(threads_, m, m * k, [&](int64_t i) {
-    bfloat16* to = rows.data<bfloat16>() + i * even;
-    convert_row(x.dtype(), x.raw() + i * x.stride(0) * static_cast<int64_t>(size_of(x.dtype())), x.stride(1),
-                DType::bfloat16, reinterpret_cast<std::byte*>(to), 1, k);
-    if (even != k) to[k] = bfloat16(0.0f);
+    std::byte* const to = rows.raw() + i * even * size;
+    convert_row(x.dtype(), x.raw() + i * x.stride(0) * from_size, x.stride(1), dtype, to, 1, k);
+    std::fill(to + k * size, to + even * size, std::byte{0});
   });
   return rows;
 }
@@ -243,18 +199,15 @@ void CpuKernels::multiply(const Tensor& x, const PackedMatrix& weight, const Epi
   if (weight.dtype == DType::int8) return multiply_int8(x, static_cast<const Int8Matrix&>(weight), finish);
   const auto& w = static_cast<const CpuPackedMatrix&>(weight);
   if (w.dtype == DType::bfloat16 && has_avx512_bf16()) {
-    const Tensor rows = even_rows(x);
+    const Tensor rows = even_rows(x, DType::bfloat16);
     return dot_product({reinterpret_cast<const uint16_t*>(rows.data<bfloat16>()), rows.stride(0), w.panels<uint16_t>(),
                         w.panel_stride(), m, w.k},
                        finish, temporary_bytes(dot_workspace(threads_))->data(), threads_);
   }
-  const int64_t floats = w.dtype == DType::float32 ? kWorkspace<F32Source> : kWorkspace<Bf16WideSource>;
-  const auto workspace = temporary_bytes(static_cast<size_t>(threads_ * floats) * sizeof(float));
-  auto* const sums = reinterpret_cast<float*>(workspace->data());
-  if (w.dtype == DType::float32)
-    run(F32Source{x.data<float>(), x.stride(0)}, m, w, finish, sums, threads_);
-  else
-    run(Bf16WideSource{x.data<bfloat16>(), x.stride(0)}, m, w, finish, sums, threads_);
+  const Tensor rows = w.dtype == DType::float32 ? x : even_rows(x, DType::float32);
+  const auto workspace = temporary_bytes(static_cast<size_t>(threads_ * kSumsSize) * sizeof(float));
+  const Product product{rows.data<float>(), rows.stride(0), w, finish};
+  product.run(m, reinterpret_cast<float*>(workspace->data()), threads_);
 }
 
 void CpuKernels::matmul(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate, DType compute) const {
@@ -283,7 +236,7 @@ void CpuKernels::multiply_halves(const Tensor& a, const Tensor& b, const Tensor&
     return dot_transposed(pair_rows(a.transpose(0, 1)), pair_rows(rows), k, out, add, temporary_bytes(bytes)->data(),
                           threads_);
   }
-  const Tensor left = even_rows(a);
+  const Tensor left = even_rows(a, DType::bfloat16);
   const int64_t panel_stride = round_up(k, 2) * kPanel, groups = (n + kTileColumns - 1) / kTileColumns;
   const Tensor panels = temporary({groups * (kTileColumns / kPanel), panel_stride}, DType::bfloat16);
   auto* to = reinterpret_cast<uint16_t*>(panels.data<bfloat16>());

@@ -77,6 +77,13 @@ void tile_bf16_wide(int64_t rows, const float* a, int64_t lda, const uint16_t* p
                     int64_t depth, float* c, bool accumulate);
 // bfloat16 weights and a, only for machines with the AVX-512 dot product (isa.h): c[rows][16 * count], ldc elements a
 // row. `paired`: pair p of row r is at a[p * lda + 2 * r], as in a panel; else at a[r * lda + 2 * p].
+struct TileResult {
+  void* out = nullptr;  // null: there is more to do, and the sums stay
+  int64_t stride = 0;   // elements
+  DType dtype = DType::float32;
+  const float* bias = nullptr;  // [16 * count]
+  bool add = false;             // to what is in out, which is float32
+};
 struct DotTile {
   int64_t rows, count;  // of rows and panels: up to 6 and 4
   const uint16_t* a;
@@ -88,6 +95,7 @@ struct DotTile {
   float* c;
   int64_t ldc;
   bool accumulate;
+  TileResult result{};  // where it has an `out`, the sums go there instead of into c
 };
 void tile_bf16_dot(const DotTile& tile);
 
@@ -133,6 +141,9 @@ struct Epilogue {
   }
   // Finishes sums[rows][64] of rows [row, row + rows) in one group of columns.
   void store(const float* sums, int64_t group, int64_t row, int64_t rows) const;
+  // What store() would do with rows from `row` on, where it is so little that the tile does it with the sums in its
+  // registers: rounding, a bias, adding.
+  TileResult result(int64_t group, int64_t row) const;
 };
 
 // ---- packing

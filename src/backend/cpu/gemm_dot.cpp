@@ -7,6 +7,7 @@
 
 #include "backend/cpu/amx.h"
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/gemm_partition.h"
 #include "backend/cpu/isa.h"
 
 namespace raedit::backend::cpu {
@@ -26,7 +27,8 @@ int64_t panels_of(int64_t columns) {
 }
 
 // sums[rows][64] for one group of 64 columns; a tile is finished as soon as it is whole.
-void multiply_rows(const DotProduct& p, int64_t group, int64_t row, int64_t rows, float* sums, const Epilogue& finish) {
+void multiply_item(const DotProduct& p, const Partition::Item& item, float* sums, const Epilogue& finish) {
+  const auto [group, row, rows] = item;
   const int64_t first_panel = group * (kTileColumns / kPanel);
   const int64_t count = finish.panels(group);
   if (has_amx_bf16()) {
@@ -50,9 +52,10 @@ void multiply_rows(const DotProduct& p, int64_t group, int64_t row, int64_t rows
         tile.panels = p.panels + first_panel * p.panel_stride + k * kPanel;
         tile.depth = (std::min(kBlock, end - k) + 1) / 2;
         tile.accumulate = k != 0;
+        tile.result = k + kBlock >= p.k ? finish.result(group, row + r) : TileResult();
         tile_bf16_dot(tile);
       }
-      if (end == p.k) finish.store(tile.c, group, row + r, tile.rows);
+      if (end == p.k && tile.result.out == nullptr) finish.store(tile.c, group, row + r, tile.rows);
     }
     deep = end;
   } while (deep < p.k);
@@ -66,29 +69,16 @@ size_t dot_workspace(int threads) {
 
 void dot_product(const DotProduct& p, const Epilogue& finish, std::byte* workspace, int threads) {
   if (p.m == 0 || finish.n == 0) return;
-  const int64_t groups = finish.groups();
-  // Blocks shrink until every thread has a few: the result does not depend on where the cuts are.
   const bool amx = has_amx_bf16();
-  const int64_t tile_rows = amx ? kAmxTileRows : kTileRows, most_rows = amx ? kAmxBlockRows : kBlockRows;
-  int64_t blocks = (p.m + most_rows - 1) / most_rows;
-  const int64_t most = (p.m + tile_rows - 1) / tile_rows;
-  while (threads > 1 && groups * blocks < 4 * threads && blocks < most) ++blocks;
-  const int64_t block_rows = round_up((p.m + blocks - 1) / blocks, tile_rows);
-  blocks = (p.m + block_rows - 1) / block_rows;
-  const int64_t items = groups * blocks;
-  // Consecutive items share what is larger: rows of a, or columns that are streamed from memory once.
-  const bool rows_first = finish.n * p.k <= (int64_t{1} << 20);
+  const Partition parts(p.m, finish.groups(), amx ? kAmxTileRows : kTileRows, amx ? kAmxBlockRows : kBlockRows,
+                        2 * finish.n * p.k, threads);
   auto* const sums_of_all = reinterpret_cast<float*>(workspace);
-#pragma omp parallel num_threads(team_of(threads, items))
+#pragma omp parallel num_threads(team_of(threads, parts.items()))
   {
     const AmxTiles tiles(amx);
     float* const sums = sums_of_all + omp_get_thread_num() * kSumsSize;
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t item = 0; item < items; ++item) {
-      const int64_t group = rows_first ? item % groups : item / blocks;
-      const int64_t row = (rows_first ? item / groups : item % blocks) * block_rows;
-      multiply_rows(p, group, row, std::min(block_rows, p.m - row), sums, finish);
-    }
+    for (int64_t i = 0; i < parts.items(); ++i) multiply_item(p, parts[i], sums, finish);
   }
 }
 
@@ -100,6 +90,8 @@ constexpr int64_t kBlockStride = kBlock * kPanel + 32;
 // Rows that a thread packs at a time.
 constexpr int64_t kPieceRows = 32;
 constexpr int64_t kPieces = kBlock / kPieceRows;
+// Panels of d that stay in a second-level cache while the columns of x go by: 256 KiB.
+constexpr int64_t kBlockPanels = 16;
 
 // d^T x over one block of rows, both packed, for panels [first, last) of d: into out, or added to it.
 struct TransposedBlock {
@@ -112,14 +104,16 @@ struct TransposedBlock {
 
   void multiply(int64_t first, int64_t last) const {
     if (has_amx_bf16()) return multiply_tiles(first, last);
-    for (int64_t column = 0; column < k; column += kTileColumns) {
-      for (int64_t panel = first; panel < last; ++panel) {
-        const int64_t row = panel * kPanel, rows = std::min(kPanel, n - row);
-        // 16 rows as 6, 5 and 5.
-        const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-        for (int64_t i = 0; i < tiles; ++i) {
-          const int64_t begin = rows * i / tiles;
-          one(row, begin, rows * (i + 1) / tiles - begin, column);
+    for (int64_t block = first; block < last; block += kBlockPanels) {
+      for (int64_t column = 0; column < k; column += kTileColumns) {
+        for (int64_t panel = block; panel < std::min(block + kBlockPanels, last); ++panel) {
+          const int64_t row = panel * kPanel, rows = std::min(kPanel, n - row);
+          // 16 rows as 6, 5 and 5.
+          const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+          for (int64_t i = 0; i < tiles; ++i) {
+            const int64_t begin = rows * i / tiles;
+            one(row, begin, rows * (i + 1) / tiles - begin, column);
+          }
         }
       }
     }
@@ -148,12 +142,10 @@ struct TransposedBlock {
     store_tile(sums, rows, columns, nullptr, at, out_stride, DType::float32, accumulate);
   }
 
-  // Blocks of rows of the result stay in the second-level cache while columns go by.
   void multiply_tiles(int64_t first, int64_t last) const {
-    constexpr int64_t kPanels = kAmxBlockRows / kPanel;
     const AmxTiles tiles;
-    for (int64_t panel = first; panel < last; panel += kPanels) {
-      const int64_t row = panel * kPanel, rows = std::min(std::min(last - panel, kPanels) * kPanel, n - row);
+    for (int64_t panel = first; panel < last; panel += kBlockPanels) {
+      const int64_t row = panel * kPanel, rows = std::min(std::min(last - panel, kBlockPanels) * kPanel, n - row);
       for (int64_t column = 0; column < k; column += kTileColumns) {
         const int64_t columns = std::min(kTileColumns, k - column);
         AmxProduct<uint16_t> product{rows,
@@ -171,7 +163,7 @@ struct TransposedBlock {
           amx_product(product);
           continue;
         }
-        alignas(64) float sums[kAmxBlockRows * kTileColumns];
+        alignas(64) float sums[kBlockPanels * kPanel * kTileColumns];
         float* const at = product.c;
         product.c = sums;
         product.ldc = kTileColumns;

@@ -10,6 +10,7 @@
 
 #include "backend/cpu/amx.h"
 #include "backend/cpu/cpu_kernels.h"
+#include "backend/cpu/gemm_partition.h"
 #include "backend/cpu/rows.h"
 
 namespace raedit::backend::cpu {
@@ -67,47 +68,37 @@ struct Product {
   Epilogue finish;
   Int8Way way;
 
-  void multiply(int64_t group, int64_t first, int64_t rows) const {
-    const int64_t column = group * kTileColumns;
-    const AmxTiles tiles(way.amx);
+  void multiply(const Partition::Item& item) const {
+    const int64_t column = item.group * kTileColumns, end = item.row + item.rows;
     alignas(64) int32_t sums[kAmxInt8Rows * kTileColumns];
     std::fill_n(sums, way.rows * kTileColumns, 0);
     float* const c = reinterpret_cast<float*>(sums);
     Int8Tile tile{};
-    tile.count = finish.panels(group);
+    tile.count = finish.panels(item.group);
     tile.lda = w.depth();
     tile.panels = w.data() + column * w.depth();
     tile.panel_stride = w.panel_stride();
     tile.depth = w.depth();
     tile.start = w.corrections.data() + column;
     tile.c = sums;
-    for (int64_t r = first; r < first + rows; r += way.rows) {
-      tile.rows = std::min(way.rows, first + rows - r);
+    for (int64_t r = item.row; r < end; r += way.rows) {
+      tile.rows = std::min(way.rows, end - r);
       tile.a = a + r * tile.lda;
       way.tile(tile);
       rescale_tile(sums, tile.rows, row_scales + r, w.scales.data() + column, c);
-      finish.store(c, group, r, tile.rows);
+      finish.store(c, item.group, r, tile.rows);
     }
   }
 };
 
 void multiply_all(const Product& product, int64_t m, int threads) {
   const Int8Matrix& w = product.w;
-  const int64_t groups = w.groups();
-  // Blocks shrink until every thread has a few: the result does not depend on where the cuts are.
-  int64_t blocks = (m + kBlockRows - 1) / kBlockRows;
-  const int64_t most = (m + kTileRows - 1) / kTileRows;
-  while (threads > 1 && groups * blocks < 4 * threads && blocks < most) ++blocks;
-  const int64_t block_rows = round_up((m + blocks - 1) / blocks, kTileRows);
-  blocks = (m + block_rows - 1) / block_rows;
-  // Consecutive items share what is larger: rows of a, or columns that are streamed from memory once.
-  const bool rows_first = w.n * w.k <= (int64_t{1} << 21);
-  const int64_t items = groups * blocks;
-#pragma omp parallel for num_threads(team_of(threads, items)) schedule(dynamic, 1)
-  for (int64_t item = 0; item < items; ++item) {
-    const int64_t group = rows_first ? item % groups : item / blocks;
-    const int64_t row = (rows_first ? item / groups : item % blocks) * block_rows;
-    product.multiply(group, row, std::min(block_rows, m - row));
+  const Partition parts(m, product.finish.groups(), kTileRows, kBlockRows, w.n * w.k, threads);
+#pragma omp parallel num_threads(team_of(threads, parts.items()))
+  {
+    const AmxTiles tiles(product.way.amx);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t i = 0; i < parts.items(); ++i) product.multiply(parts[i]);
   }
 }
 

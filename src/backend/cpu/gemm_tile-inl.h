@@ -68,18 +68,23 @@ HWY_INLINE void multiply_bf16(const float* HWY_RESTRICT a, int64_t lda, const ui
   for (int r = 0; r < kRows; ++r)
     for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::Zero(d);
 
-  for (int64_t pair = 0; pair < depth; ++pair) {
+  // One half after the other: with both at once the vectors do not fit 16 registers.
+  const auto add = [&](int64_t pair, bool odd) HWY_ATTR {
+    hn::Vec<TileTag> b[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       const uint16_t* at = panels + (v / kVectorsPerPanel) * panel_stride + pair * 2 * kPanel +
                            static_cast<size_t>(v % kVectorsPerPanel) * 2 * lanes;
       const auto both = hn::LoadU(du, reinterpret_cast<const uint32_t*>(at));
-      const auto even = hn::BitCast(d, hn::ShiftLeft<16>(both));
-      const auto odd = hn::BitCast(d, hn::And(both, high_half));
-      for (int r = 0; r < kRows; ++r) {
-        acc[r][v] = hn::MulAdd(hn::Set(d, a[r * lda + 2 * pair]), even, acc[r][v]);
-        acc[r][v] = hn::MulAdd(hn::Set(d, a[r * lda + 2 * pair + 1]), odd, acc[r][v]);
-      }
+      b[v] = hn::BitCast(d, odd ? hn::And(both, high_half) : hn::ShiftLeft<16>(both));
     }
+    for (int r = 0; r < kRows; ++r) {
+      const auto value = hn::Set(d, a[r * lda + 2 * pair + (odd ? 1 : 0)]);
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::MulAdd(value, b[v], acc[r][v]);
+    }
+  };
+  for (int64_t pair = 0; pair < depth; ++pair) {
+    add(pair, false);
+    add(pair, true);
   }
   store_accumulators<kRows, kPanels>(acc, c, accumulate);
 }

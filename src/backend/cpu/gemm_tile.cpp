@@ -133,5 +133,13 @@ void Epilogue::store(const float* sums, int64_t group, int64_t row, int64_t rows
   store_tile(tile);
 }
 
+TileResult Epilogue::result(int64_t group, int64_t row) const {
+  const int64_t column = group * kTileColumns;
+  if (paired || act != Activation::none || std::min(kTileColumns, n - column) % kPanel != 0) return {};
+  const int64_t at = row * out.stride(0) + column;
+  return {out.raw() + at * static_cast<int64_t>(size_of(out.dtype())), out.stride(0), out.dtype(),
+          bias != nullptr ? bias + column : nullptr, add};
+}
+
 }  // namespace raedit::backend::cpu
 #endif  // HWY_ONCE

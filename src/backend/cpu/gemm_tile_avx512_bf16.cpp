@@ -14,34 +14,65 @@
 namespace raedit::backend::cpu {
 namespace {
 
+// To nearest even; NaN stays NaN.
+RAEDIT_AVX512_BF16 inline __m256i narrow(__m512 v) {
+  const __m512i bits = _mm512_castps_si512(v), upper = _mm512_srli_epi32(bits, 16);
+  const __m512i half = _mm512_add_epi32(_mm512_and_si512(upper, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, half), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40)));
+}
+
+// Row r, panel p of a tile's sums.
+RAEDIT_AVX512_BF16 inline void finish(const TileResult& result, int r, int p, __m512 sums) {
+  const int64_t at = r * result.stride + p * kPanel;
+  if (result.bias != nullptr) sums = _mm512_add_ps(sums, _mm512_loadu_ps(result.bias + p * kPanel));
+  if (result.dtype == DType::bfloat16)
+    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(static_cast<uint16_t*>(result.out) + at), narrow(sums));
+  float* const to = static_cast<float*>(result.out) + at;
+  _mm512_storeu_ps(to, result.add ? _mm512_add_ps(_mm512_loadu_ps(to), sums) : sums);
+}
+
+// All loops over registers are unrolled: GCC 12 keeps an array that a loop walks through in memory.
 template <int kRows, int kPanels, bool kPaired>
 RAEDIT_AVX512_BF16 void multiply(const DotTile& t) {
   const uint16_t* __restrict a = t.a;
   const uint16_t* __restrict panels = t.panels;
   const int64_t lda = t.lda, panel_stride = t.panel_stride, depth = t.depth;
   __m512 acc[kRows][kPanels];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) acc[r][p] = _mm512_setzero_ps();
+  if (kPaired)  // sums that lie in the result: they come from memory meanwhile
+    for (int r = 0; r < kRows; ++r)
+      for (int p = 0; p < kPanels; ++p)
+        _mm_prefetch(reinterpret_cast<const char*>(t.c + r * t.ldc + p * kPanel), _MM_HINT_T0);
 
   for (int64_t pair = 0; pair < depth; ++pair) {
     __m512bh b[kPanels];
+#pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p)
       b[p] = (__m512bh)_mm512_loadu_si512(panels + p * panel_stride + pair * 2 * kPanel);
-    // A line of each row of the next tile.
-    if (!kPaired && pair % 16 == 0)
-      for (int r = 0; r < kRows; ++r)
-        _mm_prefetch(reinterpret_cast<const char*>(a + (r + kRows) * lda + 2 * pair), _MM_HINT_T0);
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       int both;
       std::memcpy(&both, kPaired ? a + pair * lda + 2 * r : a + r * lda + 2 * pair, sizeof both);
       const __m512bh value = (__m512bh)_mm512_set1_epi32(both);
+#pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) acc[r][p] = _mm512_dpbf16_ps(acc[r][p], value, b[p]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
-      float* at = t.c + r * t.ldc + p * kPanel;
-      _mm512_storeu_ps(at, t.accumulate ? _mm512_add_ps(_mm512_loadu_ps(at), acc[r][p]) : acc[r][p]);
+      float* const at = t.c + r * t.ldc + p * kPanel;
+      if (t.accumulate) acc[r][p] = _mm512_add_ps(_mm512_loadu_ps(at), acc[r][p]);
+      if (t.result.out != nullptr)
+        finish(t.result, r, p, acc[r][p]);
+      else
+        _mm512_storeu_ps(at, acc[r][p]);
     }
   }
 }
