@@ -92,14 +92,17 @@ TEST(Int8Rows, AreWhatTheirDefinitionSays) {
   for (const int64_t k : {1, 3, 16, 63, 64, 65, 682}) {
     const int64_t depth = round_up(k, kInt8DepthStep);
     std::vector<float> x(static_cast<size_t>(k)), factor(static_cast<size_t>(depth), 0.5f);
-    for (float& v : x) v = normal(engine);
+    for (float& v : x) v = static_cast<float>(bfloat16(normal(engine)));
     for (float& v : factor) v += std::abs(normal(engine));
-    for (const bool scaled : {false, true}) {
+    const std::vector<bfloat16> half(x.begin(), x.end());
+    for (const auto& [scaled, in_half] : {std::pair{false, false}, {false, true}, {true, false}, {true, true}}) {
+      const auto* bytes =
+          in_half ? reinterpret_cast<const std::byte*>(half.data()) : reinterpret_cast<const std::byte*>(x.data());
       float most = 0.0f;
       for (size_t i = 0; i < x.size(); ++i) most = std::max(most, std::abs(scaled ? x[i] * factor[i] : x[i]));
       for (const uint8_t flip : {0x00, 0x80}) {
         std::vector<int8_t> row(static_cast<size_t>(depth), 99);
-        const float scale = quantize_row(DType::float32, reinterpret_cast<const std::byte*>(x.data()),
+        const float scale = quantize_row(in_half ? DType::bfloat16 : DType::float32, bytes,
                                          scaled ? factor.data() : nullptr, k, depth, flip, row.data());
         EXPECT_EQ(scale, most / 127.0f);
         for (size_t i = 0; i < row.size(); ++i) {

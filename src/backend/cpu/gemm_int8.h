@@ -40,8 +40,8 @@ class Int8Matrix final : public PanelMatrix {
 // ---- rows
 
 // One row in 8 bits: to[i] = x[i] * factor[i] * 127 / max|x * factor|, rounded half to even, for i < k, and 0 up to
-// `depth`; `flip` is xored on every byte (0x80 makes it x + 128). Returns the row's scale: 0 for a row of zeros (or of
-// nothing above 2^-100), NaN where a value is not finite. factor may be null; else it has `depth` values.
+// `depth`; `flip` is 0, or 0x80 for x + 128 in the place of every x. Returns the row's scale: 0 for a row of zeros (or
+// of nothing above 2^-100), NaN where a value is not finite. factor may be null; else it has `depth` values.
 float quantize_row(DType dtype, const std::byte* x, const float* factor, int64_t k, int64_t depth, uint8_t flip,
                    int8_t* to);
 

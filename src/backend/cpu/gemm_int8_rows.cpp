@@ -1,4 +1,6 @@
 // Rows on their way into and out of the 8-bit product, once per instruction set.
+#include <algorithm>
+
 #include "backend/cpu/gemm_int8.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -29,14 +31,37 @@ HWY_INLINE float as_float(int32_t bits) {
   return value;
 }
 
-// v(i) for whole vectors, then the rest with zeros behind; at(i, vector).
+// at(i, vector) for whole vectors, then for the rest with zeros behind.
 template <class T, class F>
 HWY_INLINE void each_vector(const T* x, const float* factor, int64_t k, const F& at) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
-  for (int64_t i = 0; i < k; i += lanes) {
-    const FloatVec v = i + lanes <= k ? load(x + i) : load_n(x + i, static_cast<size_t>(k - i));
-    at(i, factor != nullptr ? hn::Mul(v, load(factor + i)) : v);
-  }
+  const auto scaled = [factor](int64_t i, FloatVec v) { return factor != nullptr ? hn::Mul(v, load(factor + i)) : v; };
+  int64_t i = 0;
+  for (; i + lanes <= k; i += lanes) at(i, scaled(i, load(x + i)));
+  if (i < k) at(i, scaled(i, load_n(x + i, static_cast<size_t>(k - i))));
+}
+
+// magnitude_bits() of the largest x * factor.
+template <class T>
+HWY_INLINE int32_t largest_bits(const T* x, const float* factor, int64_t k) {
+  IntVec most = hn::Zero(IntTag());
+  each_vector(x, factor, k, [&](int64_t, FloatVec v) { most = hn::Max(most, magnitude_bits(v)); });
+  return hn::GetLane(hn::MaxOfLanes(IntTag(), most));
+}
+
+// bfloat16's own bits are the upper half of them.
+HWY_INLINE int32_t largest_bits(const bfloat16* x, const float* factor, int64_t k) {
+  if (factor != nullptr) return largest_bits<bfloat16>(x, factor, k);
+  const hn::ScalableTag<uint16_t> d;
+  const auto* bits = reinterpret_cast<const uint16_t*>(x);
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto magnitude = hn::Set(d, 0x7fff);
+  auto most = hn::Zero(d);
+  int64_t i = 0;
+  for (; i + lanes <= k; i += lanes) most = hn::Max(most, hn::And(hn::LoadU(d, bits + i), magnitude));
+  int32_t largest = hn::GetLane(hn::MaxOfLanes(d, most));
+  for (; i < k; ++i) largest = std::max(largest, bits[i] & 0x7fff);
+  return largest << 16;
 }
 
 template <class T>
@@ -45,19 +70,16 @@ HWY_INLINE float quantize(const T* x, const float* factor, int64_t k, int64_t de
   const hn::RebindToUnsigned<FloatTag> du;
   const hn::Rebind<uint8_t, FloatTag> d8;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  IntVec most = hn::Zero(IntTag());
-  each_vector(x, factor, k, [&](int64_t, FloatVec v) { most = hn::Max(most, magnitude_bits(v)); });
-  const int32_t bits = hn::GetLane(hn::MaxOfLanes(IntTag(), most));
+  const int32_t bits = largest_bits(x, factor, k);
   const float largest = as_float(bits);
   // Nothing this small is worth the overflow of its inverse.
   const bool is_zero = largest < 0x1p-100f, finite = bits < kFirstNotFinite;
   const float inverse = is_zero || !finite ? 0.0f : 127.0f / largest;
-  // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the low byte.
-  const auto magic = hn::Set(d, 12582912.0f), factor127 = hn::Set(d, inverse);
-  const auto low = hn::Set(du, 0xffu), flips = hn::Set(du, flip);
+  // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the low byte; 128 more turns its sign bit over.
+  const auto magic = hn::Set(d, 12582912.0f + static_cast<float>(flip)), factor127 = hn::Set(d, inverse);
   each_vector(x, factor, k, [&](int64_t i, FloatVec v) {
     const auto integer = hn::BitCast(du, hn::Add(hn::Mul(v, factor127), magic));
-    hn::StoreU(hn::U8FromU32(hn::Xor(hn::And(integer, low), flips)), d8, reinterpret_cast<uint8_t*>(to + i));
+    hn::StoreU(hn::TruncateTo(d8, integer), d8, reinterpret_cast<uint8_t*>(to + i));
   });
   for (int64_t i = (k + lanes - 1) / lanes * lanes; i < depth; ++i) to[i] = static_cast<int8_t>(flip);
   if (!finite) return as_float(0x7fc00000);
