@@ -6,7 +6,7 @@ include(CMakePackageConfigHelpers)
 file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/raedit_library.cpp CONTENT "")  # keeps its time when it is there already
 add_library(raedit SHARED ${CMAKE_BINARY_DIR}/raedit_library.cpp)
 add_library(raedit::raedit ALIAS raedit)
-set(RAEDIT_ROOMS core tensor io data dist hub backend_cpu device ops nn models diffusion pipeline convert train)
+set(RAEDIT_ROOMS core tensor io data dist hub backend_cpu backend_counting device ops nn models diffusion pipeline convert train)
 foreach(room ${RAEDIT_ROOMS})
   target_link_libraries(raedit PRIVATE -Wl,--whole-archive $<TARGET_FILE:raedit_${room}> -Wl,--no-whole-archive)
   add_dependencies(raedit raedit_${room})

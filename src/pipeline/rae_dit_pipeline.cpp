@@ -12,7 +12,9 @@
 #include "core/text.h"
 #include "ops/elementwise.h"
 #include "ops/replay.h"
+#include "pipeline/request_plan.h"
 #include "pipeline/velocity_field.h"
+#include "tensor/arena.h"
 
 namespace raedit {
 namespace {
@@ -136,9 +138,7 @@ RAEDiTPipelineOutput denoise(Context& ctx, const RAEDiT2DModel& model, FlowMatch
   const auto start = Clock::now();
   scheduler.set_timesteps(a.num_inference_steps);
   const auto total = static_cast<int64_t>(scheduler.timesteps().size());
-  const auto train_steps = static_cast<float>(scheduler.config().num_train_timesteps);
-  std::vector<float> times;
-  for (const float timestep : scheduler.timesteps()) times.push_back(timestep / train_steps);
+  const std::vector<float> times = step_times(scheduler);
   // From the arena, like those of every later step: the second step then takes no more memory than the first.
   Tensor first = ctx.empty(latents.shape(), latents.dtype());
   first.copy_from(latents);
@@ -210,6 +210,11 @@ RAEDiTPipelineOutput RAEDiTPipeline::operator()(Context& ctx, const RAEDiTPipeli
     const auto start = Clock::now();
     NoiseSource noise(arguments, count);
     const Tensor latents = prepare_latents(arguments, count, config, transformer_.dtype(), noise);
+    if (!ctx.has_graphs()) {
+      const AutoencoderRAE* const decodes = arguments.output_type == OutputType::latent ? nullptr : &vae_;
+      const size_t bytes = plan_request(ctx.kernels(), transformer_, decodes, scheduler_, labels, arguments);
+      if (bytes > ctx.arena().reserved_bytes()) ctx.arena().reserve(bytes);
+    }
     RAEDiTPipelineOutput output = denoise(ctx, transformer_, scheduler_, latents, labels, arguments, noise);
     check_finite(output.latents);
     output.sample_seconds = seconds_since(start);

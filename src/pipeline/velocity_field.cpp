@@ -69,6 +69,13 @@ ops::Replay::Work guided_velocity(const RAEDiT2DModel& model, const RAEDiT2DMode
 
 }  // namespace
 
+std::vector<float> step_times(const FlowMatchEulerDiscreteScheduler& scheduler) {
+  const auto train_steps = static_cast<float>(scheduler.config().num_train_timesteps);
+  std::vector<float> times;
+  for (const float timestep : scheduler.timesteps()) times.push_back(timestep / train_steps);
+  return times;
+}
+
 VelocityField::VelocityField(Context& ctx, const RAEDiT2DModel& model, const Tensor& labels,
                              const RAEDiTPipelineArguments& arguments, const std::vector<float>& times)
     : ctx_(ctx), model_(model), labels_(labels), arguments_(arguments), times_(times), first_row_(times.size()) {
@@ -85,6 +92,12 @@ VelocityField::VelocityField(Context& ctx, const RAEDiT2DModel& model, const Ten
 
 int64_t VelocityField::encoder_passes() const {
   return std::count(encodes_.begin(), encodes_.end(), true);
+}
+
+bool VelocityField::repeats(size_t i) const {
+  const Guidance guidance = guidance_at(times_[i]);
+  if (guidance != guidance_at(times_[i - 1]) || encodes_[i] != encodes_[i - 1]) return false;
+  return guidance == Guidance::guide || steps_ahead_ == 0 || i < ahead_end_;
 }
 
 Tensor VelocityField::at(const Tensor& latents, size_t i) {

@@ -10,6 +10,9 @@
 
 namespace raedit {
 
+// The time of every step, in [0,1].
+std::vector<float> step_times(const FlowMatchEulerDiscreteScheduler& scheduler);
+
 // Where the device has graphs, each kind of evaluation is captured once per Context and replayed. What times and labels
 // alone decide is made for many steps at once: its weights, a quarter of the XL model's, are then read once for all of
 // these steps, and not once for a row or two of each. With arguments.encoder_reuse an evaluation is two
@@ -23,6 +26,9 @@ class VelocityField {
   // At the time of step i, float32; steps come in order. Outside the interval of guidance the other half is not even
   // computed.
   Tensor at(const Tensor& latents, size_t i);
+
+  // Whether step i > 0, in place of the one before it, would ask for the same memory.
+  bool repeats(size_t i) const;
 
   // Of all steps.
   int64_t encoder_passes() const;

@@ -11,13 +11,13 @@
 #include <sstream>
 #include <string_view>
 
+#include "backend/counting/counting_kernels.h"
 #include "backend/device/device.h"
 #include "core/check.h"
 #include "core/text.h"
 #include "models/checkpoint.h"
 #include "models/rae_dit_transformer.h"
 #include "tensor/arena.h"
-#include "train/counting_kernels.h"
 #include "train/stage2_step.h"
 
 namespace raedit::train {
@@ -31,7 +31,7 @@ struct Counts {
 };
 
 Stage2Batch untouchable_batch(const RAEDiT2DModelConfig& config, int64_t batch,
-                              const std::shared_ptr<const CountingMemory>& memory) {
+                              const std::shared_ptr<const backend::CountingMemory>& memory) {
   const Shape latents{batch, config.in_channels, config.sample_size, config.sample_size};
   const Tensor labels = zeros_on(memory, {2 * batch});
   return {zeros_on(memory, latents), zeros_on(memory, latents), zeros_on(memory, {batch}),
@@ -39,9 +39,9 @@ Stage2Batch untouchable_batch(const RAEDiT2DModelConfig& config, int64_t batch,
 }
 
 Counts run(const RAEDiT2DModelConfig& config, const MemoryPlanOptions& options) {
-  const auto memory = std::make_shared<CountingMemory>();
+  const auto memory = std::make_shared<backend::CountingMemory>();
   const auto work = std::make_shared<Arena>(memory);
-  Context ctx = context_on(make_counting_kernels(memory, work, options.own_memory));
+  Context ctx = context_on(backend::make_counting_kernels(memory, work, options.own_memory));
   models::RaeDitTransformer model(config);
   model.dtype = options.bf16 ? DType::bfloat16 : DType::float32;
   Counts counts;

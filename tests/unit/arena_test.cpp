@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "expect_error.h"
+#include "tensor/memory.h"
 
 namespace raedit {
 namespace {
@@ -121,6 +122,95 @@ TEST(Arena, DoesNotPileUpSizesThatNobodyWants) {
     EXPECT_LE(arena.reserved_bytes(), 2 * arena.peak_bytes());
   }
   EXPECT_LT(arena.reserved_bytes(), total / 2);
+}
+
+TEST(Arena, CutsBlocksFromWhatIsReserved) {
+  Arena arena;
+  arena.reserve(3 * kMiB);
+  EXPECT_EQ(arena.reserved_bytes(), 3 * kMiB);
+  EXPECT_EQ(arena.bytes_in_use(), 0u);
+  auto a = arena.allocate(kMiB), b = arena.allocate(64), c = arena.allocate(kMiB);
+  EXPECT_EQ(address(b), address(a) + kMiB);
+  EXPECT_EQ(address(c), address(b) + 64);
+  EXPECT_EQ(arena.allocations(), 1u);
+  for (const auto& block : {a, b, c}) std::memset(block->data(), 1, block->bytes());
+  // What was not foreseen comes from the system, and blocks are used again as ever.
+  const uintptr_t at = address(a);
+  a.reset();
+  const auto again = arena.allocate(kMiB - 5000), beyond = arena.allocate(kMiB);
+  EXPECT_EQ(address(again), at);
+  EXPECT_EQ(arena.allocations(), 2u);
+  EXPECT_EQ(arena.reserved_bytes(), 4 * kMiB);
+}
+
+TEST(Arena, GivesBackWhatItReservedWhenNoneOfItIsLent) {
+  Arena arena;
+  arena.reserve(2 * kMiB);
+  const auto other = arena.allocate(3 * kMiB);
+  auto first = arena.allocate(4096), second = arena.allocate(4096);
+  first.reset();
+  arena.release_unused();
+  arena.reserve(kMiB);  // not while it is
+  EXPECT_EQ(arena.reserved_bytes(), 5 * kMiB);
+  EXPECT_EQ(arena.allocations(), 2u);
+  first = arena.allocate(4096);
+  EXPECT_EQ(arena.allocations(), 2u);
+  first.reset(), second.reset();
+  arena.reserve(kMiB);
+  EXPECT_EQ(arena.reserved_bytes(), 4 * kMiB);
+  EXPECT_EQ(arena.allocations(), 3u);
+  arena.release_unused();
+  EXPECT_EQ(arena.reserved_bytes(), 3 * kMiB);
+  EXPECT_EQ(other->bytes(), 3 * kMiB);
+}
+
+TEST(Arena, KeepsWhatItReservedForThoseWhoOutliveIt) {
+  std::shared_ptr<Storage> block;
+  {
+    Arena arena;
+    arena.reserve(kMiB);
+    block = arena.allocate(kMiB);
+  }
+  std::memset(block->data(), 1, block->bytes());
+  EXPECT_EQ(block->data()[kMiB - 1], std::byte{1});
+}
+
+TEST(Arena, AReserveIsNoBlockToGetRidOf) {
+  Arena arena;
+  arena.reserve(2 * kMiB);
+  arena.allocate(2 * kMiB);
+  for (size_t bytes = 3 * kMiB; bytes < 40 * kMiB; bytes += bytes * 3 / 10) {
+    arena.allocate(bytes);
+    EXPECT_LE(arena.reserved_bytes(), 2 * arena.peak_bytes() + 2 * kMiB);
+  }
+  EXPECT_GT(arena.allocations(), 5u);
+}
+
+TEST(Arena, NoReserveIsTooLargeToAskFor) {
+  Arena arena;
+  arena.reserve(SIZE_MAX);
+  arena.reserve(size_t{1} << 60);
+  arena.reserve(0);
+  EXPECT_EQ(arena.reserved_bytes(), 0u);
+  EXPECT_NE(arena.allocate(100), nullptr);
+}
+
+TEST(Arena, AddressesCountLikeBlocks) {
+  Arena arena(Arena::AddressesOnly{}), real;
+  const uint64_t blocks = large_blocks_allocated();
+  {
+    const auto large = arena.allocate(size_t{1} << 36);  // more than any test machine has
+    EXPECT_EQ(arena.reserved_bytes(), size_t{1} << 36);
+    large->data()[large->bytes() / 2] = std::byte{1};
+  }
+  arena.release_unused();
+  EXPECT_EQ(large_blocks_allocated(), blocks);
+  for (Arena* one : {&arena, &real}) {
+    one->reset_peak();
+    step(*one, false);
+  }
+  EXPECT_EQ(arena.reserved_bytes(), real.reserved_bytes());
+  EXPECT_EQ(arena.peak_bytes(), real.peak_bytes());
 }
 
 TEST(Arena, TensorsOutliveIt) {

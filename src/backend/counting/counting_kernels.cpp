@@ -1,4 +1,4 @@
-#include "train/counting_kernels.h"
+#include "backend/counting/counting_kernels.h"
 
 #include <sys/mman.h>
 
@@ -6,16 +6,8 @@
 #include <new>
 #include <utility>
 
-namespace raedit::train {
+namespace raedit::backend {
 namespace {
-
-using backend::Activation;
-using backend::Binary;
-using backend::NormArgs;
-using backend::NormGrads;
-using backend::PackedMatrix;
-using backend::ResampleAxis;
-using backend::TrainedSet;
 
 class CountedMatrix final : public PackedMatrix {
  public:
@@ -24,7 +16,7 @@ class CountedMatrix final : public PackedMatrix {
 };
 
 // The gradients that are written stand on the forms below (backend/kernels.h), and so their passes are counted, too.
-class CountingKernels final : public backend::Kernels {
+class CountingKernels : public Kernels {
  public:
   CountingKernels(std::shared_ptr<const CountingMemory> memory, std::shared_ptr<Arena> work, bool joins)
       : memory_(std::move(memory)), work_(std::move(work)), joins_(joins) {}
@@ -96,6 +88,22 @@ class CountingKernels final : public backend::Kernels {
   bool joins_;
 };
 
+class CountingForward final : public CountingKernels {
+ public:
+  explicit CountingForward(const Kernels& real)
+      : CountingKernels(nullptr, std::make_shared<Arena>(Arena::AddressesOnly{}), real.joins()), real_(real) {}
+
+  bool fused() const override { return real_.fused(); }
+  // Whether there is such a product it says where there are no rows, too.
+  bool linear_swiglu(const Tensor& x, const PackedMatrix& weight, const Tensor& bias,
+                     const Tensor& out) const override {
+    return real_.linear_swiglu(x.slice(0, 0, 0), weight, bias, out.slice(0, 0, 0));
+  }
+
+ private:
+  const Kernels& real_;
+};
+
 }  // namespace
 
 CountingMemory::~CountingMemory() {
@@ -122,9 +130,13 @@ void CountingMemory::free(std::byte* data) const noexcept {
   blocks_.erase(block);
 }
 
-std::unique_ptr<backend::Kernels> make_counting_kernels(std::shared_ptr<const CountingMemory> memory,
-                                                        std::shared_ptr<Arena> work, bool joins) {
+std::unique_ptr<Kernels> make_counting_kernels(std::shared_ptr<const CountingMemory> memory,
+                                               std::shared_ptr<Arena> work, bool joins) {
   return std::make_unique<CountingKernels>(std::move(memory), std::move(work), joins);
 }
 
-}  // namespace raedit::train
+std::unique_ptr<Kernels> make_counting_kernels(const Kernels& real) {
+  return std::make_unique<CountingForward>(real);
+}
+
+}  // namespace raedit::backend

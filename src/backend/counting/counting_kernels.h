@@ -1,5 +1,5 @@
-// A device that computes nothing and whose memory cannot be touched: a model runs on it in milliseconds, whatever its
-// size, and afterwards one knows what it would have needed.
+// A device that computes nothing: a model runs on it in milliseconds, whatever its size, and afterwards one knows what
+// it would have needed.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 #include "backend/kernels.h"
 #include "tensor/arena.h"
 
-namespace raedit::train {
+namespace raedit::backend {
 
 // Addresses without memory behind them: whoever reads or writes there ends at once. For one thread.
 class CountingMemory final : public DeviceMemory {
@@ -32,7 +32,11 @@ class CountingMemory final : public DeviceMemory {
 
 // Tensors live in `memory`. What a kernel needs while it runs, and packed weights, come from `work` in the sizes that
 // the processor's kernels take; those that round operands on the way take less. joins: see Kernels.
-std::unique_ptr<backend::Kernels> make_counting_kernels(std::shared_ptr<const CountingMemory> memory,
-                                                        std::shared_ptr<Arena> work, bool joins);
+std::unique_ptr<Kernels> make_counting_kernels(std::shared_ptr<const CountingMemory> memory,
+                                               std::shared_ptr<Arena> work, bool joins);
 
-}  // namespace raedit::train
+// In the place of `real`, which are the host's and live longer, on models that were loaded for them: ops ask the arena
+// for what they would ask it for there. What `real` would take for itself while it runs is not counted.
+std::unique_ptr<Kernels> make_counting_kernels(const Kernels& real);
+
+}  // namespace raedit::backend
