@@ -50,22 +50,15 @@ void softmax_row(float* HWY_RESTRICT row, int64_t n, int64_t padded, float scale
   for (int64_t i = 0; i < padded; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, row + i), inverse), d, row + i);
 }
 
-// Panels of 16 channels, [rows][16] float32.
-void widen_panels(const bfloat16* from, int64_t stride, int64_t rows, int64_t width, float* to) {
-  for (int64_t j = 0; j < rows; ++j)
-    for (int64_t c = 0; c < width; c += kPanel) {
-      const auto count = static_cast<size_t>(std::min(kPanel, width - c));
-      float* target = to + c * rows + j * kPanel;
-      map(
-          count, target, [](FloatVec v) { return v; }, from + j * stride + c);
-      std::fill(target + count, target + kPanel, 0.0f);
-    }
-}
-
 // `padded` is a multiple of 16.
 void round_row(const float* row, int64_t padded, uint16_t* to) {
   for (int64_t i = 0; i < padded; i += static_cast<int64_t>(hn::Lanes(FloatTag())))
     hn::StoreU(narrow(load(row + i)), HalfTag(), to + i);
+}
+
+void round_values(const float* from, int64_t count, bfloat16* to) {
+  map(
+      static_cast<size_t>(count), to, [](FloatVec v) { return v; }, from);
 }
 
 HWY_INLINE hn::Vec<hn::Rebind<uint32_t, FloatTag>> bits_of(FloatVec v) {
@@ -112,8 +105,8 @@ HWY_AFTER_NAMESPACE();
 namespace raedit::backend::cpu {
 
 HWY_EXPORT(softmax_row);
-HWY_EXPORT(widen_panels);
 HWY_EXPORT(round_row);
+HWY_EXPORT(round_values);
 HWY_EXPORT(score_gradients);
 
 void softmax_row(float* row, int64_t n, int64_t padded, float scale) {
@@ -191,50 +184,16 @@ void pack_columns(const HeadRows& from, int64_t rows, int64_t width, uint16_t* t
     pack_column_pairs(from.row(j), from.stride, std::min(kPanel, rows - j), width, to + j * width);
 }
 
+// Probabilities are rounded to bfloat16 for their product with the values.
+template <bool kAmx>
 struct Forward {
-  static constexpr int64_t kRowsAtOnce = kTileRows;
-
-  int64_t nk, dh, padded;
-  uint16_t* keys;
-  float *values, *scores, *sums;
-
-  Forward(Carver& c, int64_t key_count, int64_t width)
-      : nk(key_count),
-        dh(width),
-        padded(round_up(key_count, kPanel)),
-        keys(c.take<uint16_t>(padded * dh)),
-        values(c.take<float>(round_up(dh, kTileColumns) * nk)),
-        scores(c.take<float>(kTileRows * padded)),
-        sums(c.take<float>(kTileRows * kTileColumns)) {}
-
-  void load(const HeadRows& k, const HeadRows& v) const {
-    pack_columns(k, nk, dh, keys);
-    HWY_DYNAMIC_DISPATCH(widen_panels)(reinterpret_cast<const bfloat16*>(v.data), v.stride, nk, dh, values);
-  }
-
-  void rows(const HeadRows& q, int64_t first, int64_t count, float scale, bfloat16* out, int64_t out_stride) const {
-    multiply_tile({count, 0, q.row(first), q.stride, false, keys, kPanel * dh, dh / 2, scores, padded, false}, nk);
-    for (int64_t r = 0; r < count; ++r) HWY_DYNAMIC_DISPATCH(softmax_row)(scores + r * padded, nk, padded, scale);
-    for (int64_t c = 0; c < dh; c += kTileColumns) {
-      for (int64_t j = 0; j < nk; j += kBlockK)
-        tile_f32(count, scores + j, padded, values + c * nk + j * kPanel, kPanel * nk, std::min(kBlockK, nk - j), sums,
-                 j != 0);
-      store_tile(sums, count, std::min(kTileColumns, dh - c), nullptr, out + first * out_stride + c, out_stride,
-                 DType::bfloat16);
-    }
-  }
-};
-
-// The same on AMX. There the float32 product of probabilities and values would take longer than all the rest, so
-// probabilities are rounded to bfloat16, too.
-struct AmxForward {
-  static constexpr int64_t kRowsAtOnce = 32;
+  static constexpr int64_t kRowsAtOnce = kAmx ? 32 : kTileRows;
 
   int64_t nk, dh, padded, value_stride;
   uint16_t *keys, *values, *probabilities;
   float *scores, *sums;
 
-  AmxForward(Carver& c, int64_t key_count, int64_t width)
+  Forward(Carver& c, int64_t key_count, int64_t width)
       : nk(key_count),
         dh(width),
         padded(round_up(key_count, kPanel)),
@@ -252,17 +211,24 @@ struct AmxForward {
 
   void rows(const HeadRows& q, int64_t first, int64_t count, float scale, bfloat16* out, int64_t out_stride) const {
     const int64_t wide = round_up(dh, kPanel);
-    const AmxTiles tiles;
-    amx_product({count, padded / kPanel, q.row(first), q.stride, keys, kPanel * dh, dh, scores, padded});
+    const AmxTiles tiles(kAmx);
+    multiply(count, q.row(first), q.stride, keys, kPanel * dh, dh, scores, padded);
     for (int64_t r = 0; r < count; ++r) {
       HWY_DYNAMIC_DISPATCH(softmax_row)(scores + r * padded, nk, padded, scale);
       HWY_DYNAMIC_DISPATCH(round_row)(scores + r * padded, padded, probabilities + r * padded);
     }
-    amx_product({count, wide / kPanel, probabilities, padded, values, value_stride, nk, sums, wide});
+    multiply(count, probabilities, padded, values, value_stride, nk, sums, wide);
     for (int64_t r = 0; r < count; ++r)
-      for (int64_t c = 0; c < dh; c += kTileColumns)
-        store_tile(sums + r * wide + c, 1, std::min(kTileColumns, dh - c), nullptr, out + (first + r) * out_stride + c,
-                   out_stride, DType::bfloat16);
+      HWY_DYNAMIC_DISPATCH(round_values)(sums + r * wide, dh, out + (first + r) * out_stride);
+  }
+
+  // c[rows][columns] = a[rows][k] * panels.
+  static void multiply(int64_t rows, const uint16_t* a, int64_t lda, const uint16_t* panels, int64_t panel_stride,
+                       int64_t k, float* c, int64_t columns) {
+    if constexpr (kAmx)
+      amx_product(AmxProduct<uint16_t>{rows, columns / kPanel, a, lda, panels, panel_stride, k, c, columns});
+    else
+      multiply_tile({rows, 0, a, lda, false, panels, panel_stride, (k + 1) / 2, c, columns, false}, columns);
   }
 };
 
@@ -409,7 +375,8 @@ void forward_heads(const Tensor& q, const Tensor& k, const Tensor& v, float scal
 
 void dot_attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out, Arena& arena,
                    int threads) {
-  return (has_amx_bf16() ? forward_heads<AmxForward> : forward_heads<Forward>)(q, k, v, scale, out, arena, threads);
+  return (has_amx_bf16() ? forward_heads<Forward<true>> : forward_heads<Forward<false>>)(q, k, v, scale, out, arena,
+                                                                                         threads);
 }
 
 void dot_attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,

@@ -1,6 +1,5 @@
-// Attention of bfloat16 operands on the dot product, for machines that have it and an even head width. Scores and the
-// products of the way back are sums in float32; going forth probabilities stay float32, going back they and their
-// gradients are rounded to bfloat16 where they enter a product.
+// Attention of bfloat16 operands on the dot product, for machines that have it and an even head width. All sums are
+// float32; probabilities and their gradients are rounded to bfloat16 where they enter a product.
 #pragma once
 
 #include "backend/kernels.h"
