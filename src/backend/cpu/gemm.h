@@ -123,7 +123,7 @@ inline void store_tile(const float* c, int64_t rows, int64_t columns, const floa
 }
 
 // What becomes of a product's sums on their way out, whoever summed them: bias, activation or SwiGLU, and the type of
-// the result. Every product finishes here.
+// the result. Every product finishes here, or in its tile as result() says.
 struct Epilogue {
   Tensor out;  // [M,n], [M,n/2] with swiglu
   int64_t n = 0;
