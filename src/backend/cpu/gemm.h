@@ -75,8 +75,7 @@ void tile_f32(int64_t rows, const float* a, int64_t lda, const float* panels, in
 // bfloat16 weights, a widened to float32: 2 * depth floats a row.
 void tile_bf16_wide(int64_t rows, const float* a, int64_t lda, const uint16_t* panels, int64_t panel_stride,
                     int64_t depth, float* c, bool accumulate);
-// bfloat16 weights and a, only for machines with the AVX-512 dot product (isa.h): c[rows][16 * count], ldc elements a
-// row. `paired`: pair p of row r is at a[p * lda + 2 * r], as in a panel; else at a[r * lda + 2 * p].
+// Where a tile puts its sums, rounded and with a bias, when nothing else is to be done with them.
 struct TileResult {
   void* out = nullptr;  // null: there is more to do, and the sums stay
   int64_t stride = 0;   // elements
@@ -84,6 +83,8 @@ struct TileResult {
   const float* bias = nullptr;  // [16 * count]
   bool add = false;             // to what is in out, which is float32
 };
+// bfloat16 weights and a, only for machines with the AVX-512 dot product (isa.h): c[rows][16 * count], ldc elements a
+// row. `paired`: pair p of row r is at a[p * lda + 2 * r], as in a panel; else at a[r * lda + 2 * p].
 struct DotTile {
   int64_t rows, count;  // of rows and panels: up to 6 and 4
   const uint16_t* a;
