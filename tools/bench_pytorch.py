@@ -78,6 +78,21 @@ def randomize(model):
                 parameter.add_(1.0)
 
 
+def whole(model, call):
+    """A module of the forward alone, without keyword arguments and with a tensor as its result."""
+    import torch
+
+    class Forward(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, *inputs):
+            return call(self.model, *inputs)
+
+    return Forward().eval()
+
+
 def build(job):
     """(module, inputs) of one forward."""
     import torch
@@ -87,16 +102,6 @@ def build(job):
 
     def randn(*shape):
         return torch.randn(*shape, generator=generator).to(dtype)
-
-    class Whole(torch.nn.Module):
-        """The forward alone, without keyword arguments and with a tensor as its result."""
-
-        def __init__(self, model, call):
-            super().__init__()
-            self.model, self.call = model, call
-
-        def forward(self, *inputs):
-            return self.call(self.model, *inputs)
 
     with unwritten_weights():
         if job["part"] == "transformer":
@@ -122,7 +127,7 @@ def build(job):
                 call = lambda m, x: encode(m, x)
     model = model.to(dtype).eval().requires_grad_(False)
     randomize(model)
-    return Whole(model, call).eval(), inputs
+    return whole(model, call), inputs
 
 
 def checked(output):
@@ -173,41 +178,64 @@ def compiled(module, inputs, job):
     return lambda: fast(*inputs)
 
 
-def openvino(module, inputs, job):
-    import openvino as ov
-    import torch
+class OpenVinoModel:
+    """A module exported with the shapes of `inputs` and compiled for the processor; call it with inputs of those shapes."""
 
-    graph = ov.convert_model(module, example_input=inputs, input=[list(x.shape) for x in inputs])
-    model = ov.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "bf16" if job["dtype"] == "bfloat16" else "f32",
-                                            "INFERENCE_NUM_THREADS": job["threads"], "PERFORMANCE_HINT": "LATENCY",
-                                            "NUM_STREAMS": 1})
-    request = model.create_infer_request()
-    for index, value in enumerate(inputs):
-        kind = model.input(index).get_element_type()
-        array = value.float().numpy() if value.is_floating_point() else value.numpy()
-        if kind == ov.Type.bf16:
-            tensor = ov.Tensor(kind, ov.Shape(list(value.shape)))
-            tensor.data.view("int16")[...] = value.contiguous().view(torch.int16).numpy()
-        else:
-            tensor = ov.Tensor(array.astype(kind.to_dtype()))
-        request.set_input_tensor(index, tensor)
-    kernels = set()
-    for node in model.get_runtime_model().get_ordered_ops():
-        info = node.get_rt_info()
-        if "layerType" in info and str(info["layerType"].astype(str)) in ("FullyConnected", "MatMul", "Convolution",
-                                                                           "ScaledDotProductAttention", "LLMMLP", "QKVProjection"):
-            kernels.add(f"{info['layerType'].astype(str)} {info['primitiveType'].astype(str)}")
+    def __init__(self, module, inputs, dtype, threads):
+        import openvino as ov
 
-    def output():
-        tensor = request.get_output_tensor(0)
-        if tensor.get_element_type() == ov.Type.bf16:
+        self.ov = ov
+        graph = ov.convert_model(module, example_input=inputs, input=[list(x.shape) for x in inputs])
+        self.model = ov.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32",
+                                                     "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
+                                                     "NUM_STREAMS": 1})
+        self.request = self.model.create_infer_request()
+
+    def set_inputs(self, inputs):
+        import torch
+
+        for index, value in enumerate(inputs):
+            kind = self.model.input(index).get_element_type()
+            if kind == self.ov.Type.bf16:
+                tensor = self.ov.Tensor(kind, self.ov.Shape(list(value.shape)))
+                tensor.data.view("int16")[...] = value.to(torch.bfloat16).contiguous().view(torch.int16).numpy()
+            else:
+                array = value.float().numpy() if value.is_floating_point() else value.numpy()
+                tensor = self.ov.Tensor(array.astype(kind.to_dtype()))
+            self.request.set_input_tensor(index, tensor)
+
+    def infer(self):
+        self.request.infer()
+
+    def output(self):
+        """A copy of the first output, in float32."""
+        import torch
+
+        tensor = self.request.get_output_tensor(0)
+        if tensor.get_element_type() == self.ov.Type.bf16:
             return torch.from_numpy(tensor.data.view("int16")).view(torch.bfloat16).float()
         return torch.from_numpy(tensor.data.astype("float32"))
 
-    def call():
-        request.infer()
+    def kernels(self):
+        """The products of the compiled graph and who computes them."""
+        found = set()
+        for node in self.model.get_runtime_model().get_ordered_ops():
+            info = node.get_rt_info()
+            if "layerType" in info and str(info["layerType"].astype(str)) in ("FullyConnected", "MatMul", "Convolution",
+                                                                               "ScaledDotProductAttention", "LLMMLP",
+                                                                               "QKVProjection"):
+                found.add(f"{info['layerType'].astype(str)} {info['primitiveType'].astype(str)}")
+        return sorted(found)
 
-    call.kernels, call.output = sorted(kernels), output
+
+def openvino(module, inputs, job):
+    model = OpenVinoModel(module, inputs, job["dtype"], job["threads"])
+    model.set_inputs(inputs)
+
+    def call():
+        model.infer()
+
+    call.kernels, call.output = model.kernels(), model.output
     return call
 
 
