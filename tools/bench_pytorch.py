@@ -263,8 +263,8 @@ def make_ready(job):
             calls[name] = call
             said.append({"name": name, "amx": any("amx" in kernel for kernel in kernels), "kernels": kernels})
         except Exception as error:  # a peer that does not work is absent; the others are still worth a comparison
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            said.append({"name": name, "absent": lines[0][:300]})
+            words = str(error).split() or [type(error).__name__]
+            said.append({"name": name, "absent": " ".join(words)[:300]})
     return calls, said
 
 
