@@ -18,8 +18,10 @@ namespace {
 // Rows whose partial sums a thread keeps at once: 264 x 64 floats are 66 KiB, well inside an L2.
 constexpr int64_t kMaxBlockRows = 264;
 
-// Floats of a thread's sums: whole pages, so that each page belongs to the thread that touches it first.
+// Floats of a thread's workspace: sums, and a block of panels in float32. Whole pages, so that each page belongs to the
+// thread that touches it first.
 constexpr int64_t kSumsSize = (kMaxBlockRows * kTileColumns + 1023) / 1024 * 1024;
+constexpr int64_t kWorkSize = kSumsSize + kBlockK * kTileColumns;
 
 // float32 rows by a matrix in either type; where it is bfloat16 and k is odd, a zero follows each row.
 struct Product {
@@ -31,29 +33,43 @@ struct Product {
   void multiply(const Partition::Item& item, float* sums) const {
     for (int64_t k = 0; k < w.k || k == 0; k += kBlockK) {  // once even where there is nothing to sum
       const int64_t depth = std::min(kBlockK, w.k - k);
+      const Panels block = panels(item, k, depth, sums + kSumsSize);
       for (int64_t r = 0; r < item.rows; r += kTileRows) {
         const int64_t row = item.row + r, rows = std::min(kTileRows, item.rows - r);
         float* const c = sums + r * kTileColumns;
-        multiply_tile(item.group, row, rows, k, depth, c);
+        const float* const a = x + row * lda + k;
+        if (block.wide != nullptr)
+          tile_f32(rows, a, lda, block.wide, block.stride, depth, c, k != 0);
+        else
+          tile_bf16_wide(rows, a, lda, block.pairs, block.stride, (depth + 1) / 2, c, k != 0);
         if (k + depth == w.k) finish.store(c, item.group, row, rows);
       }
     }
   }
 
-  void multiply_tile(int64_t group, int64_t row, int64_t rows, int64_t k, int64_t depth, float* c) const {
-    const int64_t stride = w.panel_stride(), first = group * (kTileColumns / kPanel) * stride + k * kPanel;
-    const float* const a = x + row * lda + k;
-    if (w.dtype == DType::float32)
-      tile_f32(rows, a, lda, w.panels<float>() + first, stride, depth, c, k != 0);
-    else
-      tile_bf16_wide(rows, a, lda, w.panels<uint16_t>() + first, stride, (depth + 1) / 2, c, k != 0);
+  // The four panels of an item from k on, in one of the types.
+  struct Panels {
+    const float* wide;
+    const uint16_t* pairs;
+    int64_t stride;
+  };
+  // Those of bfloat16 are widened once for all rows, unless the rows are so few that a tile does it on the way: there
+  // it costs registers and ports that the sums of six rows need.
+  Panels panels(const Partition::Item& item, int64_t k, int64_t depth, float* widened) const {
+    constexpr int64_t kCount = kTileColumns / kPanel, kStride = kBlockK * kPanel;
+    const int64_t stride = w.panel_stride(), first = item.group * kCount * stride + k * kPanel;
+    if (w.dtype == DType::float32) return {w.panels<float>() + first, nullptr, stride};
+    const uint16_t* const pairs = w.panels<uint16_t>() + first;
+    if (item.rows <= kTileRows) return {nullptr, pairs, stride};
+    for (int64_t p = 0; p < kCount; ++p) widen_panel(pairs + p * stride, (depth + 1) / 2, widened + p * kStride);
+    return {widened, nullptr, kStride};
   }
 
   void run(int64_t m, float* workspace, int threads) const {
     const Partition parts(m, w.groups(), kTileRows, kMaxBlockRows, static_cast<int64_t>(w.nbytes()), threads);
 #pragma omp parallel num_threads(team_of(threads, parts.items()))
     {
-      float* const sums = workspace + omp_get_thread_num() * kSumsSize;
+      float* const sums = workspace + omp_get_thread_num() * kWorkSize;
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < parts.items(); ++i) multiply(parts[i], sums);
     }
@@ -205,7 +221,7 @@ void CpuKernels::multiply(const Tensor& x, const PackedMatrix& weight, const Epi
                        finish, temporary_bytes(dot_workspace(threads_))->data(), threads_);
   }
   const Tensor rows = w.dtype == DType::float32 ? x : even_rows(x, DType::float32);
-  const auto workspace = temporary_bytes(static_cast<size_t>(threads_ * kSumsSize) * sizeof(float));
+  const auto workspace = temporary_bytes(static_cast<size_t>(threads_ * kWorkSize) * sizeof(float));
   const Product product{rows.data<float>(), rows.stride(0), w, finish};
   product.run(m, reinterpret_cast<float*>(workspace->data()), threads_);
 }

@@ -75,6 +75,8 @@ void tile_f32(int64_t rows, const float* a, int64_t lda, const float* panels, in
 // bfloat16 weights, a widened to float32: 2 * depth floats a row.
 void tile_bf16_wide(int64_t rows, const float* a, int64_t lda, const uint16_t* panels, int64_t panel_stride,
                     int64_t depth, float* c, bool accumulate);
+// Rows of a bfloat16 panel, `count` pairs of them, as the same rows of a float32 panel.
+void widen_panel(const uint16_t* pairs, int64_t count, float* to);
 // Where a tile puts its sums, rounded and with a bias, when nothing else is to be done with them.
 struct TileResult {
   void* out = nullptr;  // null: there is more to do, and the sums stay

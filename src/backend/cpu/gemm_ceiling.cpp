@@ -28,7 +28,7 @@ struct Operands {
   std::vector<int32_t> zeros, c32;
 
   Operands()
-      : a(kTileRows * 2 * kDepth),
+      : a(kTileRows * kDepth),
         panels(kTileColumns * kDepth),
         c(kAmxSide * kTileColumns),
         a16(kAmxSide * kAmxDepth),
@@ -53,7 +53,7 @@ struct Operands {
   // Multiply-adds of multiply().
   static double products(DType dtype) {
     if (dtype == DType::int8) return static_cast<double>(kTileRows * kTileColumns * 4 * kDepth);
-    if (dtype != DType::bfloat16) return static_cast<double>(kTileRows * kTileColumns * kDepth);
+    if (dtype != DType::bfloat16 || !has_avx512_bf16()) return static_cast<double>(kTileRows * kTileColumns * kDepth);
     if (has_amx_bf16()) return static_cast<double>(kAmxSide * kAmxSide * kAmxDepth);
     return static_cast<double>(kTileRows * kTileColumns * 2 * kDepth);  // a step of depth is a pair
   }
@@ -62,16 +62,14 @@ struct Operands {
     if (dtype == DType::int8)
       int8_way().tile({kTileRows, kTileColumns / kPanel, a8.data(), 4 * kDepth, panels8.data(), 4 * kPanel * kDepth,
                        4 * kDepth, zeros.data(), c32.data()});
-    else if (dtype == DType::float32)
+    else if (dtype == DType::float32 || !has_avx512_bf16())  // without it bfloat16 is widened
       tile_f32(kTileRows, a.data(), kDepth, panels.data(), kPanel * kDepth, kDepth, c.data(), false);
     else if (has_amx_bf16())
       amx_product({kAmxSide, kAmxSide / kPanel, a16.data(), kAmxDepth, panels16.data(), kPanel * kAmxDepth, kAmxDepth,
                    c.data(), kTileColumns});
-    else if (has_avx512_bf16())
+    else
       tile_bf16_dot({kTileRows, kTileColumns / kPanel, a16.data(), 2 * kDepth, false, panels16.data(),
                      2 * kPanel * kDepth, kDepth, c.data(), kTileColumns, false});
-    else
-      tile_bf16_wide(kTileRows, a.data(), 2 * kDepth, panels16.data(), 2 * kPanel * kDepth, kDepth, c.data(), false);
   }
 };
 

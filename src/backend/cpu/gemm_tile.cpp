@@ -22,6 +22,23 @@ void tile_bf16_wide(int64_t rows, const float* a, int64_t lda, const uint16_t* p
   multiply_tile_bf16(rows, a, lda, panels, panel_stride, depth, c, accumulate);
 }
 
+// As multiply_bf16() takes pairs apart.
+void widen_pairs(const uint16_t* HWY_RESTRICT pairs, int64_t count, float* HWY_RESTRICT to) {
+  const TileTag d;
+  const hn::RebindToUnsigned<TileTag> du;
+  const size_t lanes = hn::Lanes(d);
+  const auto high_half = hn::Set(du, 0xffff0000u);
+  for (int64_t pair = 0; pair < count; ++pair) {
+    for (int v = 0; v < kVectorsPerPanel; ++v) {
+      const size_t at = static_cast<size_t>(pair) * 2 * kPanel + static_cast<size_t>(v) * lanes;
+      const auto both =
+          hn::LoadU(du, reinterpret_cast<const uint32_t*>(pairs + pair * 2 * kPanel) + static_cast<size_t>(v) * lanes);
+      hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(both)), d, to + at);
+      hn::StoreU(hn::BitCast(d, hn::And(both, high_half)), d, to + at + kPanel);
+    }
+  }
+}
+
 // What the next operation would read, had this one stored its result in type O.
 template <class O>
 HWY_INLINE FloatVec as_stored(FloatVec v) {
@@ -96,6 +113,7 @@ namespace raedit::backend::cpu {
 
 HWY_EXPORT(tile_f32);
 HWY_EXPORT(tile_bf16_wide);
+HWY_EXPORT(widen_pairs);
 HWY_EXPORT(store_rows);
 
 void tile_f32(int64_t rows, const float* a, int64_t lda, const float* panels, int64_t panel_stride, int64_t depth,
@@ -106,6 +124,10 @@ void tile_f32(int64_t rows, const float* a, int64_t lda, const float* panels, in
 void tile_bf16_wide(int64_t rows, const float* a, int64_t lda, const uint16_t* panels, int64_t panel_stride,
                     int64_t depth, float* c, bool accumulate) {
   HWY_DYNAMIC_DISPATCH(tile_bf16_wide)(rows, a, lda, panels, panel_stride, depth, c, accumulate);
+}
+
+void widen_panel(const uint16_t* pairs, int64_t count, float* to) {
+  HWY_DYNAMIC_DISPATCH(widen_pairs)(pairs, count, to);
 }
 
 void store_tile(const TileStore& store) {
