@@ -8,6 +8,7 @@
 #include "amx/amx_emulator.h"
 #include "backend/cpu/amx.h"
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/gemm_ceiling.h"
 #include "backend/cpu/isa.h"
 #include "raedit/context.h"
 #include "raedit/generator.h"
@@ -93,6 +94,12 @@ TEST_F(Amx, ProductsOfRows) {
   if (amx_kind() == AmxKind::emulated) {
     EXPECT_GT(emulated_instructions(), before);
   }
+}
+
+// Each sets up the tiles that it needs itself.
+TEST_F(Amx, Ceilings) {
+  for (const DType dtype : {DType::float32, DType::bfloat16, DType::int8})
+    EXPECT_GT(ceiling_of(dtype, 2, 2), 0.0) << name_of(dtype);
 }
 
 TEST_F(Amx, ARowDoesNotDependOnTheOthers) {

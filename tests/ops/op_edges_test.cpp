@@ -48,6 +48,20 @@ TEST_P(OpEdges, NoRows) {
   EXPECT_EQ(tape.grad(ctx_, x).numel(), 0);
 }
 
+// The same with gradients in bfloat16 where activations are.
+TEST_P(OpEdges, NoRowsHalfGradients) {
+  const Tensor q = on_device(ctx_, random({2, 0, 2, 4})), k = on_device(ctx_, random({2, 0, 2, 4}));
+  Tape tape;
+  tape.use_half_gradients();
+  tape.watch(q);
+  tape.watch(k);
+  ctx_.set_tape(&tape);
+  const Tensor y = ops::attention(ctx_, q, k, k);
+  tape.backward(ctx_, y, Tensor::zeros(y.shape(), GetParam()));
+  EXPECT_EQ(tape.grad(ctx_, q).numel(), 0);
+  EXPECT_EQ(tape.grad(ctx_, k).numel(), 0);
+}
+
 // A NaN in one row is seen in that row, and in no other.
 TEST_P(OpEdges, NanStaysInItsRow) {
   const Tensor x = random({1, 7, 24});

@@ -267,7 +267,8 @@ struct Backward {
       : nk(key_count),
         dh(width),
         padded(round_up(key_count, kPanel)),
-        block(std::min(round_up(queries, 2), std::clamp<int64_t>(round_up(32768 / padded, 2), 16, 128))) {
+        block(std::min(round_up(queries, 2),
+                       std::clamp<int64_t>(round_up(32768 / std::max(padded, kPanel), 2), 16, 128))) {
     const int64_t panels = round_up(dh, kPanel), wide = round_up(dh, kTileColumns);
     key_columns = c.take<uint16_t>(padded * dh);
     value_columns = c.take<uint16_t>(padded * dh);
