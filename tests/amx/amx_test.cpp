@@ -1,8 +1,11 @@
 // Products on AMX tiles against float64, at sizes around every edge of a tile. CMakeLists.txt has the emulator at work.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <random>
+#include <utility>
 #include <vector>
 
 #include "amx/amx_emulator.h"
@@ -62,7 +65,8 @@ double bound(double magnitude, int64_t k) {
 TEST_F(Amx, ProductsOfRows) {
   const int64_t before = emulated_instructions();
   for (const Size& s : {Size{1, 16, 32}, Size{16, 16, 1}, Size{17, 33, 31}, Size{32, 64, 64}, Size{33, 48, 545},
-                        Size{7, 20, 1030}, Size{70, 64, 96}, Size{513, 16, 34}, Size{5, 5, 5}}) {
+                        Size{7, 20, 1030}, Size{70, 64, 96}, Size{513, 16, 34}, Size{5, 5, 5}, Size{100, 64, 1153},
+                        Size{80, 48, 1152}, Size{48, 32, 1800}, Size{40, 16, 0}}) {
     for (const bool accumulate : {false, true}) {
       const auto a = random_bits(s.rows * (s.k + 3), 1), w = random_bits(s.columns * s.k, 2);
       const auto panels = packed(w, s.columns, s.k);
@@ -71,7 +75,7 @@ TEST_F(Amx, ProductsOfRows) {
       {
         const AmxTiles tiles;
         amx_product({s.rows, count, a.data(), s.k + 3, panels.data(), round_up(s.k, 2) * kPanel, s.k, c.data(), ldc,
-                     accumulate});
+                     accumulate, false, accumulate ? panels.data() : nullptr});
       }
       for (int64_t r = 0; r < s.rows; ++r) {
         for (int64_t n = 0; n < count * kPanel; ++n) {
@@ -93,6 +97,34 @@ TEST_F(Amx, ProductsOfRows) {
   }
   if (amx_kind() == AmxKind::emulated) {
     EXPECT_GT(emulated_instructions(), before);
+  }
+}
+
+TEST_F(Amx, ProductsOf8Bits) {
+  constexpr int64_t kCount = 3, kColumns = kCount * kPanel;
+  for (const auto& [rows, k] : {std::pair<int64_t, int64_t>{1, 64}, {33, 1152}, {70, 1216}, {64, 2368}}) {
+    std::mt19937 engine(9);
+    const auto draw = [&](int64_t count) {
+      std::vector<int8_t> bytes(static_cast<size_t>(count));
+      std::generate(bytes.begin(), bytes.end(), [&] { return static_cast<int8_t>(engine() % 255 - 127); });
+      return bytes;
+    };
+    const auto a = draw(rows * k), panels = draw(kColumns * k);
+    std::vector<int32_t> c(static_cast<size_t>(rows * kColumns));
+    {
+      const AmxTiles tiles;
+      amx_product(
+          {rows, kCount, a.data(), k, panels.data(), kPanel * k, k, c.data(), kColumns, false, false, panels.data()});
+    }
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t n = 0; n < kColumns; ++n) {
+        int32_t sum = 0;
+        for (int64_t i = 0; i < k; ++i)
+          sum += a[static_cast<size_t>(r * k + i)] *
+                 panels[static_cast<size_t>(n / kPanel * kPanel * k + i / 4 * 4 * kPanel + n % kPanel * 4 + i % 4)];
+        ASSERT_EQ(c[static_cast<size_t>(r * kColumns + n)], sum)
+            << rows << " rows, k " << k << " at " << r << ", " << n;
+      }
   }
 }
 

@@ -2,6 +2,7 @@
 // gaps, transposed weights, values that do not round like others.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -9,6 +10,7 @@
 
 #include "backend/cpu/cpu_kernels.h"
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/gemm_partition.h"
 
 namespace raedit::backend::cpu {
 namespace {
@@ -65,6 +67,30 @@ TEST_P(Packing, IsTheLayoutByteForByte) {
         }
       }
   }
+}
+
+// Every row of every group is somebody's, once, in pieces of bounded size; and what a thread is told of its next group.
+TEST(Partition, CoversEverythingOnce) {
+  constexpr int64_t kRows = 32, kMost = 256;
+  for (const int64_t m : {1, 31, 32, 33, 256, 257, 1000})
+    for (const int64_t groups : {1, 3, 40})
+      for (const int64_t bytes : {1 << 10, 1 << 24})
+        for (const int threads : {1, 2, 7}) {
+          const Partition parts(m, groups, kRows, kMost, bytes, threads);
+          std::vector<int> taken(static_cast<size_t>(m * groups));
+          for (int64_t i = 0; i < parts.items(); ++i) {
+            const Partition::Item item = parts[i];
+            ASSERT_TRUE(item.rows > 0 && item.rows <= kMost && item.row % kRows == 0);
+            for (int64_t r = item.row; r < item.row + item.rows; ++r)
+              ++taken.at(static_cast<size_t>(item.group * m + r));
+            const int64_t next = parts.next_group(i, threads);
+            if (i + threads >= parts.items())
+              ASSERT_EQ(next, -1);
+            else
+              ASSERT_EQ(next, parts[i + threads].group == item.group ? -1 : parts[i + threads].group);
+          }
+          ASSERT_EQ(std::count(taken.begin(), taken.end(), 1), m * groups);
+        }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Packing,

@@ -1,11 +1,15 @@
-// Blocks of 32 rows by 32 columns: four tiles of sums, two of rows, two of panels. The panels of a block of k stay in
+// Blocks of 32 rows by 32 columns: four tiles of sums, two of rows, two of panels. The panels of a chunk of k stay in
 // the first-level cache while rows stream by from the second; so the rows are loaded with a hint that they will not be
-// needed soon. The instructions are written as assembly: GCC 12's intrinsics tell the compiler neither what
-// LDTILECFG reads nor that tile loads read memory.
+// needed soon. Meanwhile the panels that come next are fetched, and a block's sums are stored between the first
+// products of the next one. All of that follows what a prototype of this kernel gained by it on a Xeon 6; this code has
+// been timed on no AMX machine yet. The instructions are written as assembly: GCC 12's intrinsics tell the compiler
+// neither what LDTILECFG reads nor that tile loads read memory.
 #include "backend/cpu/amx.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <type_traits>
 
 #include "backend/cpu/gemm.h"
 
@@ -16,8 +20,7 @@ namespace {
 constexpr int64_t kTileHeight = 16;
 constexpr int64_t kStep = 64;                        // of a row of a tile
 constexpr int64_t kTileBytes = kTileHeight * kStep;  // 1 KiB
-constexpr int64_t kChunk = 1024;                     // of k: two panels of it are 32 KiB
-constexpr int64_t kChunkSteps = kChunk / kStep;
+constexpr int64_t kMostChunk = 18 * kStep;           // of k: two panels of it are 36 of a first-level cache's 48 KiB
 // Of rows: a chunk of them stays in a second-level cache.
 constexpr int64_t kRowsAtOnce = 512;
 
@@ -75,6 +78,7 @@ struct SumTile {
   std::byte* at;
   int64_t stride;
 };
+using SumTiles = std::array<std::array<SumTile, 2>, 2>;  // [rows][panels]
 
 // What the cores will want next, a few lines at each step.
 struct Ahead {
@@ -88,52 +92,71 @@ struct Ahead {
   }
 };
 
-template <Numbers kNumbers, int kRows, int kPanels>
-void block(const RowTile* rows, const PanelTile* panels, int64_t steps, bool tail, const SumTile (*sums)[2],
-           bool accumulate, const Ahead& ahead) {
-  if (accumulate) {
-    load<0>(sums[0][0].at, sums[0][0].stride);
-    if constexpr (kPanels > 1) load<1>(sums[0][1].at, sums[0][1].stride);
-    if constexpr (kRows > 1) load<2>(sums[1][0].at, sums[1][0].stride);
-    if constexpr (kRows > 1 && kPanels > 1) load<3>(sums[1][1].at, sums[1][1].stride);
-  } else {
-    zero<0>();
-    if constexpr (kPanels > 1) zero<1>();
-    if constexpr (kRows > 1) zero<2>();
-    if constexpr (kRows > 1 && kPanels > 1) zero<3>();
-  }
-  const auto step = [&](const std::byte* const(&b)[2], const std::byte* const(&a)[2], const int64_t(&stride)[2]) {
-    load<6>(b[0], kStep);
-    stream<4>(a[0], stride[0]);
-    multiply<kNumbers, 0, 4, 6>();
-    if constexpr (kPanels > 1) {
-      load<7>(b[1], kStep);
-      multiply<kNumbers, 1, 4, 7>();
-    }
-    if constexpr (kRows > 1) {
-      stream<5>(a[1], stride[1]);
-      multiply<kNumbers, 2, 5, 6>();
-      if constexpr (kPanels > 1) multiply<kNumbers, 3, 5, 7>();
-    }
+// f(tile, row, panel) for the tiles of sums of a block.
+template <int kRows, int kPanels, class F>
+inline void each_sum(const F& f) {
+  const auto at = [&]<int kTile>(std::integral_constant<int, kTile> tile) {
+    if constexpr (kTile / 2 < kRows && kTile % 2 < kPanels) f(tile, size_t{kTile / 2}, size_t{kTile % 2});
   };
-  constexpr int r1 = kRows - 1, p1 = kPanels - 1;
-  for (int64_t i = 0; i < steps; ++i) {
-    ahead.fetch(i);
-    step({panels[0].steps + i * kTileBytes, panels[p1].steps + i * kTileBytes},
-         {rows[0].steps + i * rows[0].step, rows[r1].steps + i * rows[r1].step}, {rows[0].stride, rows[r1].stride});
-  }
-  if (tail) step({panels[0].tail, panels[p1].tail}, {rows[0].tail, rows[r1].tail}, {kStep, kStep});
-  store<0>(sums[0][0].at, sums[0][0].stride);
-  if constexpr (kPanels > 1) store<1>(sums[0][1].at, sums[0][1].stride);
-  if constexpr (kRows > 1) store<2>(sums[1][0].at, sums[1][0].stride);
-  if constexpr (kRows > 1 && kPanels > 1) store<3>(sums[1][1].at, sums[1][1].stride);
+  at(std::integral_constant<int, 0>());
+  at(std::integral_constant<int, 1>());
+  at(std::integral_constant<int, 2>());
+  at(std::integral_constant<int, 3>());
 }
 
-using Block = void (*)(const RowTile*, const PanelTile*, int64_t, bool, const SumTile (*)[2], bool, const Ahead&);
+// One block, whose sums stay in their tiles. `before`: where the sums go that the last one left there, which had this
+// one's size; null: nowhere. They are stored one by one between products, for the core waits out several stores.
+template <Numbers kNumbers, int kRows, int kPanels>
+void block(const RowTile* rows, const PanelTile* panels, int64_t steps, bool tail, const SumTiles& sums,
+           bool accumulate, const Ahead& ahead, const SumTiles* before) {
+  const auto begin = [&](auto tile, size_t row, size_t panel) {
+    if (before != nullptr) store<tile>((*before)[row][panel].at, (*before)[row][panel].stride);
+    if (accumulate)
+      load<tile>(sums[row][panel].at, sums[row][panel].stride);
+    else
+      zero<tile>();
+  };
+  const auto step = [&](auto first, const std::byte* const(&b)[2], const std::byte* const(&a)[2],
+                        const int64_t(&stride)[2]) {
+    load<6>(b[0], kStep);
+    stream<4>(a[0], stride[0]);
+    if constexpr (kPanels > 1) load<7>(b[1], kStep);
+    if constexpr (kRows > 1) stream<5>(a[1], stride[1]);
+    each_sum<kRows, kPanels>([&](auto tile, size_t row, size_t panel) {
+      if constexpr (first) begin(tile, row, panel);
+      multiply<kNumbers, tile, 4 + tile / 2, 6 + tile % 2>();
+    });
+  };
+  constexpr int r1 = kRows - 1, p1 = kPanels - 1;
+  const auto whole_step = [&](auto first, int64_t i) {
+    ahead.fetch(i);
+    step(first, {panels[0].steps + i * kTileBytes, panels[p1].steps + i * kTileBytes},
+         {rows[0].steps + i * rows[0].step, rows[r1].steps + i * rows[r1].step}, {rows[0].stride, rows[r1].stride});
+  };
+  if (steps > 0)
+    whole_step(std::true_type(), 0);
+  else
+    each_sum<kRows, kPanels>(begin);
+  for (int64_t i = 1; i < steps; ++i) whole_step(std::false_type(), i);
+  if (tail) step(std::false_type(), {panels[0].tail, panels[p1].tail}, {rows[0].tail, rows[r1].tail}, {kStep, kStep});
+}
+
+template <int kRows, int kPanels>
+void store_sums(const SumTiles& sums) {
+  each_sum<kRows, kPanels>(
+      [&](auto tile, size_t row, size_t panel) { store<tile>(sums[row][panel].at, sums[row][panel].stride); });
+}
+
+// What there is for one size of a block.
+struct Block {
+  void (*multiply)(const RowTile*, const PanelTile*, int64_t, bool, const SumTiles&, bool, const Ahead&,
+                   const SumTiles*);
+  void (*store)(const SumTiles&);
+};
 using Blocks = Block[2][2];  // [rows - 1][panels - 1]
 template <Numbers kNumbers>
-constexpr Blocks kBlocks = {{block<kNumbers, 1, 1>, block<kNumbers, 1, 2>},
-                            {block<kNumbers, 2, 1>, block<kNumbers, 2, 2>}};
+constexpr Blocks kBlocks = {{{block<kNumbers, 1, 1>, store_sums<1, 1>}, {block<kNumbers, 1, 2>, store_sums<1, 2>}},
+                            {{block<kNumbers, 2, 1>, store_sums<2, 1>}, {block<kNumbers, 2, 2>, store_sums<2, 2>}}};
 
 void copy_rows(const std::byte* from, int64_t stride, int64_t rows, int64_t bytes, std::byte* to, int64_t to_stride) {
   for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * to_stride, from + r * stride, static_cast<size_t>(bytes));
@@ -164,6 +187,7 @@ struct Product {
   std::byte* c;
   int64_t ldc;
   bool accumulate, tiled;
+  const std::byte* next;  // see AmxProduct
 };
 
 // One chunk of k, of all rows and panels. row_tile(i) and panel_tile(p) say where operands are.
@@ -172,46 +196,76 @@ struct Chunk {
   int64_t steps;
   bool tail;
   bool accumulate;
-  int64_t next;  // from a panel's steps to those of the next chunk; 0: there is none
+  const std::byte* next;  // what will be read in the place of the first panel's steps; null: not known
+  int64_t next_lines;     // of each panel
 
   template <class Rows, class Panels>
   void multiply(const Rows& row_tile, const Panels& panel_tile) const {
-    const int64_t tiles = (product.rows + kTileHeight - 1) / kTileHeight, blocks = (tiles + 1) / 2;
+    const int64_t tiles = (product.rows + kTileHeight - 1) / kTileHeight;
     for (int64_t p = 0; p < product.count; p += 2) {
       const int64_t panels = std::min<int64_t>(2, product.count - p);
       const PanelTile right[2] = {panel_tile(p), panel_tile(p + panels - 1)};
-      for (int64_t t = 0; t < tiles; t += 2) {
-        Ahead ahead;
-        if (next != 0 && steps > 0) {
-          ahead.lines = (kChunkSteps * kTileHeight + blocks * steps - 1) / (blocks * steps);
-          const int64_t offset = next + t / 2 * steps * ahead.lines * kStep;
-          for (int64_t i = 0; i < panels; ++i) ahead.at[i] = right[i].steps + offset;
-        }
-        pair_of_tiles(t, std::min<int64_t>(2, tiles - t), p, panels, row_tile, right, ahead);
+      const SumTiles* before = nullptr;
+      SumTiles sums[2];  // by turns
+      int64_t t = 0;
+      for (; (t + 2) * kTileHeight <= product.rows; t += 2) {
+        SumTiles& now = sums[t / 2 % 2];
+        now = sums_at(t, p);
+        const RowTile left[2] = {row_tile(t), row_tile(t + 1)};
+        of(2, panels).multiply(left, right, steps, tail, now, accumulate, ahead(t, tiles, p, panels), before);
+        before = &now;
       }
+      if (before != nullptr) of(2, panels).store(*before);
+      if (t < tiles) last_rows(t, tiles, p, panels, row_tile, right);
     }
   }
 
+  const Block& of(int64_t tiles, int64_t panels) const { return product.blocks[tiles - 1][panels - 1]; }
+
+  SumTiles sums_at(int64_t t, int64_t p) const {
+    std::byte* const at = product.c + t * kTileHeight * product.ldc + p * kStep;
+    std::byte* const below = at + kTileHeight * product.ldc;
+    return {{{{{at, product.ldc}, {at + kStep, product.ldc}}}, {{{below, product.ldc}, {below + kStep, product.ldc}}}}};
+  }
+
+  // The share of a block in fetching what comes next.
+  Ahead ahead(int64_t t, int64_t tiles, int64_t p, int64_t panels) const {
+    Ahead result;
+    if (next == nullptr || steps == 0) return result;
+    const int64_t blocks = (tiles + 1) / 2;
+    result.lines = (next_lines + blocks * steps - 1) / (blocks * steps);
+    const int64_t first = t / 2 * steps * result.lines;
+    for (int64_t i = 0; i < panels && first < next_lines; ++i)
+      result.at[i] = next + (p + i) * product.panel_stride + first * kStep;
+    return result;
+  }
+
+  // Less than two whole tiles.
   template <class Rows>
-  void pair_of_tiles(int64_t t, int64_t tiles, int64_t p, int64_t panels, const Rows& row_tile, const PanelTile* right,
-                     const Ahead& ahead) const {
-    const RowTile left[2] = {row_tile(t), row_tile(t + tiles - 1)};
-    const int64_t last = product.rows - (t + tiles - 1) * kTileHeight;  // rows of the second tile
-    const int64_t ldc = product.ldc;
-    std::byte* const at = product.c + t * kTileHeight * ldc + p * kStep;
-    SumTile sums[2][2];
-    for (int64_t i = 0; i < tiles; ++i)
-      for (int64_t j = 0; j < panels; ++j) sums[i][j] = {at + i * kTileHeight * ldc + j * kStep, ldc};
-    const Block work = product.blocks[tiles - 1][panels - 1];
-    if (last >= kTileHeight) return work(left, right, steps, tail, sums, accumulate, ahead);
+  void last_rows(int64_t t, int64_t tiles, int64_t p, int64_t panels, const Rows& row_tile,
+                 const PanelTile* right) const {
+    const int64_t rows = product.rows - (tiles - 1) * kTileHeight;  // of the last tile
+    const RowTile left[2] = {row_tile(t), row_tile(tiles - 1)};
+    SumTiles sums = sums_at(t, p);
+    std::byte* const rest = product.c + (tiles - 1) * kTileHeight * product.ldc + p * kStep;
     Partial partial;
-    std::byte* const rest = at + (tiles - 1) * kTileHeight * ldc;
-    if (accumulate) partial.fetch(rest, ldc, last, panels);
-    for (int64_t j = 0; j < panels; ++j) sums[tiles - 1][j] = {partial.sums[j], kStep};
-    work(left, right, steps, tail, sums, accumulate, ahead);
-    partial.put(rest, ldc, last, panels);
+    if (rows < kTileHeight) {
+      if (accumulate) partial.fetch(rest, product.ldc, rows, panels);
+      for (size_t j = 0; j < 2; ++j) sums[static_cast<size_t>(tiles - 1 - t)][j] = {partial.sums[j], kStep};
+    }
+    const Block& block = of(tiles - t, panels);
+    block.multiply(left, right, steps, tail, sums, accumulate, ahead(t, tiles, p, panels), nullptr);
+    block.store(sums);
+    if (rows < kTileHeight) partial.put(rest, product.ldc, rows, panels);
   }
 };
+
+// So many bytes of k, whole steps, in chunks of one size: a short one at the end would carry all sums through memory
+// for little.
+int64_t chunk_size(int64_t whole) {
+  const int64_t chunks = std::max<int64_t>(1, (whole + kMostChunk - 1) / kMostChunk);
+  return round_up((whole + chunks - 1) / chunks, kStep);
+}
 
 // Up to kRowsAtOnce rows.
 void multiply_rows(const Product& p) {
@@ -220,26 +274,31 @@ void multiply_rows(const Product& p) {
   const int64_t whole = p.tiled ? round_up(p.k, kStep) : p.k / kStep * kStep, tail = std::max<int64_t>(p.k - whole, 0);
   const int64_t tiles = (p.rows + kTileHeight - 1) / kTileHeight, full = p.tiled ? tiles : p.rows / kTileHeight;
   alignas(64) std::byte row_tails[kRowsAtOnce * kStep], panel_tails[2][kTileBytes];
-  alignas(64) std::byte last_rows[kTileHeight * kChunk];
+  alignas(64) std::byte last_rows[kTileHeight * kMostChunk];
   if (tail > 0) {
     std::fill_n(row_tails, tiles * kTileBytes, std::byte{0});
     copy_rows(p.a + whole, p.lda, p.rows, tail, row_tails, kStep);
   }
-  if (full < tiles) std::fill_n(last_rows, kTileHeight * kChunk, std::byte{0});
+  if (full < tiles) std::fill_n(last_rows, kTileHeight * kMostChunk, std::byte{0});
+  const int64_t size = chunk_size(whole);
   int64_t k = 0;
   do {  // once even where there is nothing to sum
-    const int64_t bytes = std::min(kChunk, whole - k);
-    const bool ends = k + bytes == whole;
+    const int64_t bytes = std::min(size, whole - k), behind = k + bytes;
+    const bool ends = behind == whole;
     if (full < tiles)
-      copy_rows(p.a + full * kTileHeight * p.lda + k, p.lda, p.rows - full * kTileHeight, bytes, last_rows, kChunk);
-    const Chunk chunk{p, bytes / kStep, ends && tail > 0, p.accumulate || k > 0,
-                      k + 2 * kChunk <= whole ? kChunk * kTileHeight : 0};
+      copy_rows(p.a + full * kTileHeight * p.lda + k, p.lda, p.rows - full * kTileHeight, bytes, last_rows, kMostChunk);
+    const Chunk chunk{p,
+                      bytes / kStep,
+                      ends && tail > 0,
+                      p.accumulate || k > 0,
+                      ends ? p.next : p.panels + behind * kTileHeight,
+                      (ends ? size : std::min(size, whole - behind)) / kStep * kTileHeight};
     chunk.multiply(
         [&](int64_t i) -> RowTile {
           const std::byte* const rest = row_tails + i * kTileBytes;
           if (p.tiled) return {p.a + i * p.lda + k * kTileHeight, kStep, kTileBytes, nullptr};
           if (i < full) return {p.a + i * kTileHeight * p.lda + k, p.lda, kStep, rest};
-          return {last_rows, kChunk, kStep, rest};
+          return {last_rows, kMostChunk, kStep, rest};
         },
         [&](int64_t i) -> PanelTile {
           const std::byte* const panel = p.panels + i * p.panel_stride;
@@ -250,7 +309,7 @@ void multiply_rows(const Product& p) {
           }
           return {panel + k * kTileHeight, rest};
         });
-    k += bytes;
+    k = behind;
     if (ends) break;
   } while (true);
 }
@@ -264,7 +323,8 @@ void multiply(const AmxProduct<Element>& p) {
     multiply_rows({kBlocks<numbers>, std::min(kRowsAtOnce, p.rows - row), p.count,
                    reinterpret_cast<const std::byte*>(p.a) + row * row_bytes, p.lda * size,
                    reinterpret_cast<const std::byte*>(p.panels), p.panel_stride * size, p.k * size,
-                   reinterpret_cast<std::byte*>(p.c + row * p.ldc), p.ldc * 4, p.accumulate, p.tiled});
+                   reinterpret_cast<std::byte*>(p.c + row * p.ldc), p.ldc * 4, p.accumulate, p.tiled,
+                   row + kRowsAtOnce < p.rows ? nullptr : reinterpret_cast<const std::byte*>(p.next)});
 }
 
 }  // namespace

@@ -40,6 +40,8 @@ struct AmxProduct {
   // a is panels, too, that transpose_tile() (gemm.h) went through: tiles of 16 rows by 64 bytes one after another, 16
   // rows every lda. Both operands hold zeros up to the end of a tile then.
   bool tiled = false;
+  // `count` other panels that this thread will probably want afterwards: fetched meanwhile. May be null.
+  const Element* next = nullptr;
 };
 void amx_product(const AmxProduct<uint16_t>& product);
 void amx_product(const AmxProduct<int8_t>& product);

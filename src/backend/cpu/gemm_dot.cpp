@@ -26,14 +26,18 @@ int64_t panels_of(int64_t columns) {
   return (columns + kPanel - 1) / kPanel;
 }
 
-// sums[rows][64] for one group of 64 columns; a tile is finished as soon as it is whole.
-void multiply_item(const DotProduct& p, const Partition::Item& item, float* sums, const Epilogue& finish) {
+// sums[rows][64] for one group of 64 columns; a tile is finished as soon as it is whole. next: the group that comes
+// afterwards, as far as one can tell; -1: none.
+void multiply_item(const DotProduct& p, const Partition::Item& item, float* sums, const Epilogue& finish,
+                   int64_t next) {
   const auto [group, row, rows] = item;
   const int64_t first_panel = group * (kTileColumns / kPanel);
   const int64_t count = finish.panels(group);
   if (has_amx_bf16()) {
+    const bool fetches = next >= 0 && finish.panels(next) == count;
     amx_product({rows, count, p.a + row * p.lda, p.lda, p.panels + first_panel * p.panel_stride, p.panel_stride, p.k,
-                 sums, kTileColumns});
+                 sums, kTileColumns, false, false,
+                 fetches ? p.panels + next * (kTileColumns / kPanel) * p.panel_stride : nullptr});
     return finish.store(sums, group, row, rows);
   }
   DotTile tile{};
@@ -78,7 +82,8 @@ void dot_product(const DotProduct& p, const Epilogue& finish, std::byte* workspa
     const AmxTiles tiles(amx);
     float* const sums = sums_of_all + omp_get_thread_num() * kSumsSize;
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < parts.items(); ++i) multiply_item(p, parts[i], sums, finish);
+    for (int64_t i = 0; i < parts.items(); ++i)
+      multiply_item(p, parts[i], sums, finish, parts.next_group(i, omp_get_num_threads()));
   }
 }
 

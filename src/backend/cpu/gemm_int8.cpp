@@ -68,7 +68,8 @@ struct Product {
   Epilogue finish;
   Int8Way way;
 
-  void multiply(const Partition::Item& item) const {
+  // next: the group that comes afterwards, or -1.
+  void multiply(const Partition::Item& item, int64_t next) const {
     const int64_t column = item.group * kTileColumns, end = item.row + item.rows;
     alignas(64) int32_t sums[kAmxInt8Rows * kTileColumns];
     std::fill_n(sums, way.rows * kTileColumns, 0);
@@ -81,8 +82,10 @@ struct Product {
     tile.depth = w.depth();
     tile.start = w.corrections.data() + column;
     tile.c = sums;
+    const bool fetches = next >= 0 && finish.panels(next) == tile.count;
     for (int64_t r = item.row; r < end; r += way.rows) {
       tile.rows = std::min(way.rows, end - r);
+      if (fetches && r + tile.rows == end) tile.next = w.data() + next * kTileColumns * w.depth();
       tile.a = a + r * tile.lda;
       way.tile(tile);
       rescale_tile(sums, tile.rows, row_scales + r, w.scales.data() + column, c);
@@ -98,7 +101,7 @@ void multiply_all(const Product& product, int64_t m, int threads) {
   {
     const AmxTiles tiles(product.way.amx);
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < parts.items(); ++i) product.multiply(parts[i]);
+    for (int64_t i = 0; i < parts.items(); ++i) product.multiply(parts[i], parts.next_group(i, omp_get_num_threads()));
   }
 }
 

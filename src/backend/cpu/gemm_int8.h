@@ -64,6 +64,7 @@ struct Int8Tile {
   int64_t depth;         // a multiple of 64
   const int32_t* start;  // [16 * count], for the tile that reads x + 128
   int32_t* c;
+  const int8_t* next = nullptr;  // see AmxProduct (amx.h)
 };
 
 void tile_int8_vnni(const Int8Tile& tile);  // a is x + 128, `start` the columns' corrections

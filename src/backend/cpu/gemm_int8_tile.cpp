@@ -128,7 +128,8 @@ void tile_int8_plain(const Int8Tile& t) {
 }
 
 void tile_int8_amx(const Int8Tile& t) {
-  amx_product({t.rows, t.count, t.a, t.lda, t.panels, t.panel_stride, t.depth, t.c, kTileColumns});
+  amx_product(
+      {t.rows, t.count, t.a, t.lda, t.panels, t.panel_stride, t.depth, t.c, kTileColumns, false, false, t.next});
 }
 
 Int8Way int8_way() {

@@ -32,6 +32,14 @@ class Partition {
     const int64_t row = (rows_first_ ? i / groups_ : i % blocks_) * block_rows_;
     return {rows_first_ ? i % groups_ : i / blocks_, row, std::min(block_rows_, m_ - row)};
   }
+  // The group of the item that a thread gets after item i, if all take equally long; -1 where it is this one's, or
+  // there is none.
+  int64_t next_group(int64_t i, int64_t threads) const {
+    const int64_t next = i + threads;
+    if (next >= items()) return -1;
+    const int64_t group = (*this)[next].group;
+    return group == (*this)[i].group ? -1 : group;
+  }
 
  private:
   static constexpr int64_t kSmallWeight = int64_t{1} << 21;  // stays in a cache
