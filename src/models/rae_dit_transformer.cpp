@@ -300,7 +300,7 @@ Tensor RaeDitTransformer::decode(Context& ctx, const Tensor& latents, Tensor s, 
 
   Tensor x = x_embedder.forward(ctx, latents);
   const nn::Rope* rope = dec_feat_rope ? &*dec_feat_rope : nullptr;
-  const Tensor activated = ops::silu(ctx, s);
+  const Tensor activated = ops::activation(ctx, s, ops::Activation::silu, true);
   for (auto i = static_cast<size_t>(config.depth[kEncoder]); i < blocks.size(); ++i) {
     x = Tape::checkpointed(ctx, [&block = blocks[i], x, activated, rope](Context& c) {
       return block.forward(c, x, block.ada_ln.forward(c, activated), rope);

@@ -41,12 +41,12 @@ Tensor Norm::forward(Context& ctx, const Tensor& x) const {
 }
 
 Tensor Norm::modulated(Context& ctx, const Tensor& x, const Tensor& shift, const Tensor& scale) const {
-  return ops::modulated_norm(ctx, x, kind, eps, weight.value, shift, scale);
+  return ops::modulated_norm(ctx, x, kind, eps, weight.value, shift, scale, true);
 }
 
 ops::GatedNorm Norm::after_branch(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& gate,
                                   const Tensor& shift, const Tensor& scale) const {
-  return ops::add_gated_norm(ctx, x, y, gate, kind, eps, weight.value, shift, scale);
+  return ops::add_gated_norm(ctx, x, y, gate, kind, eps, weight.value, shift, scale, true);
 }
 
 Attention::Attention(int64_t width, int64_t heads, const AttentionNames& parts)

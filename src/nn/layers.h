@@ -48,7 +48,7 @@ struct Norm {
   }
 
   Tensor forward(Context& ctx, const Tensor& x) const;
-  // norm(x) * (1 + scale) + shift; shift may be undefined. Only for norms without bias.
+  // norm(x) * (1 + scale) + shift, for products to read; shift may be undefined. Only for norms without bias.
   Tensor modulated(Context& ctx, const Tensor& x, const Tensor& shift, const Tensor& scale) const;
   // sum = x + gate * y and its modulated norm: what follows a branch of a DiT block.
   ops::GatedNorm after_branch(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& gate, const Tensor& shift,

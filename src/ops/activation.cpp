@@ -6,13 +6,14 @@
 #include "ops/check_operands.h"
 #include "ops/composite.h"
 #include "ops/linear.h"
+#include "ops/operand.h"
 #include "ops/tape.h"
 
 namespace raedit::ops {
 
-Tensor activation(Context& ctx, const Tensor& x, Activation kind) {
+Tensor activation(Context& ctx, const Tensor& x, Activation kind, bool for_product) {
   check_compute_dtype("activation", x);
-  const Tensor out = ctx.empty(x.shape(), x.dtype());
+  const Tensor out = for_product ? empty_operand(ctx, x.shape(), x.dtype()) : ctx.empty(x.shape(), x.dtype());
   const Tensor in = ctx.here(x);
   ctx.kernels().activation(kind, in, out);
   if (Tape* tape = Tape::recording(ctx, {&x})) {
@@ -53,12 +54,12 @@ Tensor linear_swiglu(Context& ctx, const Tensor& x, const Matrix& weight, const 
   const auto fits = [&x](const backend::PackedMatrix& w) {
     return (w.dtype == x.dtype() || w.dtype == DType::int8) && x.dim(-1) == w.k;
   };
-  const bool fused = ctx.tape() == nullptr && weight.packed != nullptr && fits(*weight.packed) && x.is_contiguous();
+  const bool fused = ctx.tape() == nullptr && weight.packed != nullptr && fits(*weight.packed);
   if (fused) {
     Shape shape = x.shape();
     shape.set(-1, weight.packed->n / 2);
     const Tensor out = ctx.empty(shape, x.dtype());
-    const Tensor rows = ctx.here(x).reshape({-1, x.dim(-1)});
+    const Tensor rows = operand_rows(ctx, ctx.here(x));
     if (ctx.kernels().linear_swiglu(rows, *weight.packed, ctx.here(bias), out.reshape({-1, shape[-1]}))) return out;
   }
   return swiglu(ctx, linear(ctx, x, weight, bias));

@@ -10,7 +10,8 @@ namespace raedit::ops {
 
 using backend::Activation;
 
-Tensor activation(Context& ctx, const Tensor& x, Activation kind);
+// for_product: products alone will read the result, whose rows need not touch then (operand.h).
+Tensor activation(Context& ctx, const Tensor& x, Activation kind, bool for_product = false);
 inline Tensor silu(Context& ctx, const Tensor& x) {
   return activation(ctx, x, Activation::silu);
 }

@@ -3,6 +3,7 @@
 #include "backend/kernels.h"
 #include "ops/check_operands.h"
 #include "ops/composite.h"
+#include "ops/operand.h"
 #include "ops/tape.h"
 
 namespace raedit::ops {
@@ -40,10 +41,10 @@ Tensor add_gated(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& g
 }
 
 GatedNorm add_gated_norm(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& gate, NormKind kind, float eps,
-                         const Tensor& weight, const Tensor& shift, const Tensor& scale) {
+                         const Tensor& weight, const Tensor& shift, const Tensor& scale, bool for_product) {
   if (!ctx.kernels().fused()) {
     const Tensor sum = add_gated(ctx, x, y, gate);
-    return {sum, modulated_norm(ctx, sum, kind, eps, weight, shift, scale)};
+    return {sum, modulated_norm(ctx, sum, kind, eps, weight, shift, scale, for_product)};
   }
   constexpr const char* kName = "add_gated_norm";
   for (const Tensor* operand : {&x, &y, &gate, &scale}) check_compute_dtype(kName, *operand);
@@ -54,7 +55,8 @@ GatedNorm add_gated_norm(Context& ctx, const Tensor& x, const Tensor& y, const T
   const auto wide = [&](const char* name, const Tensor& t) {
     return t.defined() ? expand_to(kName, name, t, x.shape()) : t;
   };
-  const GatedNorm out{ctx.empty(x.shape(), x.dtype()), ctx.empty(x.shape(), x.dtype())};
+  const GatedNorm out{ctx.empty(x.shape(), x.dtype()),
+                      for_product ? empty_operand(ctx, x.shape(), x.dtype()) : ctx.empty(x.shape(), x.dtype())};
   const Tensor branch = ctx.here(y), g = wide("gate", ctx.here(gate));
   const backend::NormArgs args{
       kind, eps, out.sum, ctx.here(weight), {}, wide("scale", ctx.here(scale)), wide("shift", ctx.here(shift))};

@@ -3,7 +3,7 @@
 #include "ops/activation.h"
 #include "ops/check_operands.h"
 #include "ops/composite.h"
-#include "ops/moving.h"
+#include "ops/operand.h"
 #include "ops/tape.h"
 
 namespace raedit::ops {
@@ -37,7 +37,7 @@ Tensor linear(Context& ctx, const Tensor& x, const Matrix& weight, const Tensor&
   // The backward of an activation needs its input, which the fused form does not keep.
   if (tape != nullptr && act != Activation::none) return activation(ctx, linear(ctx, x, weight, bias), act);
 
-  const Tensor rows = contiguous(ctx, x).reshape({-1, x.dim(-1)});
+  const Tensor rows = operand_rows(ctx, x);
   // A bfloat16 copy that is made once a step spares every product the conversion; it has the bias, too.
   Tensor w = weight.value, rounded_bias;
   bool mixed = false;

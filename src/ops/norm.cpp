@@ -4,7 +4,7 @@
 
 #include "ops/check_operands.h"
 #include "ops/composite.h"
-#include "ops/moving.h"
+#include "ops/operand.h"
 #include "ops/tape.h"
 
 namespace raedit::ops {
@@ -37,7 +37,7 @@ void record_norm(Context& ctx, const backend::NormArgs& args, const backend::Nor
 
 namespace {
 
-Tensor norm(Context& ctx, const char* name, const backend::NormArgs& args) {
+Tensor norm(Context& ctx, const char* name, const backend::NormArgs& args, bool for_product = false) {
   check_compute_dtype(name, args.x);
   check_rank(name, "x", args.x, 3);
   if (args.weight.defined()) check_shape(name, "weight", args.weight.shape(), {args.x.dim(2)});
@@ -47,7 +47,8 @@ Tensor norm(Context& ctx, const char* name, const backend::NormArgs& args) {
   check_float32(name, "weight", args.weight);
   check_float32(name, "bias", args.bias);
 
-  const Tensor out = ctx.empty(args.x.shape(), args.x.dtype());
+  const Shape& shape = args.x.shape();
+  const Tensor out = for_product ? empty_operand(ctx, shape, args.x.dtype()) : ctx.empty(shape, args.x.dtype());
   const backend::NormArgs in{args.kind,
                              args.eps,
                              ctx.here(args.x),
@@ -78,7 +79,7 @@ Tensor rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps) 
 }
 
 Tensor modulated_norm(Context& ctx, const Tensor& x, NormKind kind, float eps, const Tensor& weight,
-                      const Tensor& shift, const Tensor& scale) {
+                      const Tensor& shift, const Tensor& scale, bool for_product) {
   check_rank("modulated_norm", "x", x, 3);
   const backend::NormArgs args{kind,
                                eps,
@@ -87,7 +88,7 @@ Tensor modulated_norm(Context& ctx, const Tensor& x, NormKind kind, float eps, c
                                {},
                                expand_to("modulated_norm", "scale", scale, x.shape()),
                                shift.defined() ? expand_to("modulated_norm", "shift", shift, x.shape()) : shift};
-  return norm(ctx, "modulated_norm", args);
+  return norm(ctx, "modulated_norm", args, for_product);
 }
 
 }  // namespace raedit::ops

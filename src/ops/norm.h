@@ -16,9 +16,10 @@ Tensor layer_norm(Context& ctx, const Tensor& x, const Tensor& weight, const Ten
 Tensor rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps);
 
 // norm(x) * (1 + scale) + shift (Peebles and Xie, "Scalable Diffusion Models with Transformers", 2212.09748).
-// x [B,N,D]; scale and shift [B,N,D], [B,1,D] or views of them; shift is optional (wo_shift).
+// x [B,N,D]; scale and shift [B,N,D], [B,1,D] or views of them; shift is optional (wo_shift). for_product: products
+// alone will read the result, whose rows need not touch then (operand.h).
 Tensor modulated_norm(Context& ctx, const Tensor& x, NormKind kind, float eps, const Tensor& weight,
-                      const Tensor& shift, const Tensor& scale);
+                      const Tensor& shift, const Tensor& scale, bool for_product = false);
 
 // For ops that norm in the same pass as something else: `out` is norm(args), of which `in` is what is on the device.
 void record_norm(Context& ctx, const backend::NormArgs& args, const backend::NormArgs& in, const Tensor& out);

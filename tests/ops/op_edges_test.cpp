@@ -62,6 +62,40 @@ TEST_P(OpEdges, NoRowsHalfGradients) {
   EXPECT_EQ(tape.grad(ctx_, k).numel(), 0);
 }
 
+// Rows of a page get a gap between them where a product is all that reads them. It and its result do not notice.
+TEST_P(OpEdges, RowsOfAPage) {
+  constexpr int64_t kWidth = 2048, kFeatures = 34;
+  const Tensor x = on_device(ctx_, random({2, 5, kWidth})), m = on_device(ctx_, random({2, 1, kWidth}));
+  const Tensor w = random_normal({kFeatures, kWidth}, DType::float32, 2);
+  const auto operands = [&] {
+    return std::vector<Tensor>{
+        ops::modulated_norm(ctx_, x, ops::NormKind::rms, 1e-6f, {}, m, m, true),
+        ops::add_gated_norm(ctx_, x, x, m, ops::NormKind::layer, 1e-6f, {}, m, m, true).normed,
+        ops::activation(ctx_, x, ops::Activation::silu, true),
+    };
+  };
+  const auto found = operands();
+  Tape tape;
+  ctx_.set_tape(&tape);
+  const auto wanted = operands();
+  ctx_.set_tape(nullptr);
+  const bool host = ctx_.kernels().memory() == nullptr;
+  const int64_t gap = host && GetParam() == DType::bfloat16 ? 32 : 0;
+  std::vector<ops::Matrix> matrices{{Tensor(), ctx_.kernels().pack(w, GetParam())}};
+  if (host) matrices.push_back({Tensor(), ctx_.kernels().pack_int8(w, Tensor())});
+  const ops::Matrix halves{Tensor(), ctx_.kernels().pack_swiglu(w, GetParam())};
+  for (size_t i = 0; i < found.size(); ++i) {
+    EXPECT_EQ(found[i].stride(1), kWidth + gap);
+    EXPECT_EQ(wanted[i].stride(1), kWidth);
+    EXPECT_EQ(found[i].to_vector<float>(), wanted[i].to_vector<float>());
+    for (const ops::Matrix& matrix : matrices)
+      EXPECT_EQ(ops::linear(ctx_, found[i], matrix).to_vector<float>(),
+                ops::linear(ctx_, wanted[i], matrix).to_vector<float>());
+    EXPECT_EQ(ops::linear_swiglu(ctx_, found[i], halves, {}).to_vector<float>(),
+              ops::linear_swiglu(ctx_, wanted[i], halves, {}).to_vector<float>());
+  }
+}
+
 // A NaN in one row is seen in that row, and in no other.
 TEST_P(OpEdges, NanStaysInItsRow) {
   const Tensor x = random({1, 7, 24});
