@@ -35,9 +35,7 @@ const char* const kFooter =
 
 struct BenchOptions {
   WorkloadOptions workload;
-  std::string dtype = "float32";
   int64_t runs = 5;
-  int threads = 0;
   bool json = false, cold = false, compare = false;
   ComparisonOptions comparison;
 };
@@ -127,7 +125,7 @@ void print_json(const BenchOptions& o, const Context& ctx, const Workload& workl
                 const Comparison& comparison) {
   const double rate = workload.flops / r.milliseconds * 1e3;
   Json result{{"model", workload.name},
-              {"dtype", o.dtype},
+              {"dtype", o.workload.dtype},
               {"quantize", o.workload.quantize.quantize},
               {"batch", o.workload.batch},
               {"device", ctx.description()},
@@ -162,8 +160,8 @@ void print_comparison(const Comparison& c, double ours) {
 void print_text(const BenchOptions& o, const Context& ctx, const Workload& workload, const Result& r,
                 const Comparison& comparison) {
   const double seconds = r.milliseconds * 1e-3, rate = workload.flops / seconds;
-  fmt::print("{}, {}, batch {}, {}\n", workload.name, dtype_text(o.dtype, o.workload.quantize), o.workload.batch,
-             ctx.description());
+  fmt::print("{}, {}, batch {}, {}\n", workload.name, dtype_text(o.workload.dtype, o.workload.quantize),
+             o.workload.batch, ctx.description());
   fmt::print("{:.2f} ms a forward (median of {}{}), {:.1f} GFLOP\n", r.milliseconds,
              o.compare ? static_cast<int64_t>(comparison.ours.size()) : o.runs, o.cold ? ", caches cold" : "",
              workload.flops * 1e-9);
@@ -178,7 +176,7 @@ void print_text(const BenchOptions& o, const Context& ctx, const Workload& workl
 }
 
 int run_bench(const BenchOptions& o) {
-  const DType dtype = dtype_from_name(o.dtype);
+  const DType dtype = dtype_from_name(o.workload.dtype);
   const Device device = Device::from_name(o.workload.device);
   RAEDIT_CHECK(device.type == DeviceType::cpu || !(o.cold || o.compare),
                {.code = ErrorCode::invalid_argument,
@@ -197,8 +195,8 @@ int run_bench(const BenchOptions& o) {
   std::unique_ptr<ChildProcess> peer;
   if (o.compare) interrupt = std::make_unique<Interrupt>();
   if (o.compare) peer = start_peer(o.comparison);
-  Context ctx({.device = device, .threads = o.threads});
-  const Workload workload = make_workload(o.workload, dtype, ctx);
+  Context ctx({.device = device, .threads = o.workload.threads});
+  const Workload workload = make_workload(o.workload, ctx);
   Timer timer(ctx, workload, o.cold);
   const DType products = quantize.on() ? DType::int8 : dtype;
   // In between, since the machine's clock may drift meanwhile.
@@ -212,7 +210,7 @@ int run_bench(const BenchOptions& o) {
   std::vector<double> times;
   if (o.compare) {
     const ComparisonJob job{.workload = workload,
-                            .dtype = o.dtype,
+                            .dtype = o.workload.dtype,
                             .batch = o.workload.batch,
                             .threads = ctx.threads(),
                             .cold_bytes = o.cold ? cold_bytes() : 0,
@@ -256,7 +254,7 @@ Command add_bench(CLI::App& program) {
                    ->check(one_of({"s", "xl", "decoder-xl", "encoder-b", "bundled"}));
   add_model_options(*app, options->workload.model, "time the transformer of this model instead");
   app->get_option("--model")->excludes(size);
-  app->add_option("--dtype", options->dtype, "float32 or bfloat16")
+  app->add_option("--dtype", options->workload.dtype, "float32 or bfloat16")
       ->capture_default_str()
       ->check(one_of({"float32", "bfloat16"}));
   add_quantize_options(*app, options->workload.quantize);
@@ -270,7 +268,7 @@ Command add_bench(CLI::App& program) {
   app->add_option("--device", options->workload.device, "cpu, cuda or cuda:N")
       ->capture_default_str()
       ->check(device_name());
-  app->add_option("--threads", options->threads, "0: as many as the process may use")
+  app->add_option("--threads", options->workload.threads, "0: as many as the process may use")
       ->capture_default_str()
       ->check(whole_number(0, 4096));
   add_switch(*app, "--cold", options->cold, "empty the caches before every forward");

@@ -117,9 +117,9 @@ RAEDiT2DModel open_transformer(const ModelOptions& options, const LoadOptions& l
 
 }  // namespace
 
-Workload make_workload(const WorkloadOptions& o, DType dtype, Context& ctx) {
-  LoadOptions load{.dtype = dtype, .device = Device::from_name(o.device)};
-  apply(o.quantize, load);
+Workload make_workload(const WorkloadOptions& o, Context& ctx) {
+  const LoadOptions load = load_options(o);
+  const DType dtype = load.dtype;
   const Quantization q = load.quantization;
   if (o.model.model.ends_with(".json"))
     return random_transformer_workload(o.model.model, RAEDiT2DModelConfig::from_file(o.model.model), dtype, q, o.batch,

@@ -7,19 +7,16 @@
 #include <vector>
 
 #include "core/json.h"
+#include "loading_options.h"
 #include "model_path.h"
 #include "ops/replay.h"
-#include "quantize_options.h"
 #include "raedit/context.h"
-#include "raedit/dtype.h"
 
 namespace raedit::cli {
 
-struct WorkloadOptions {
+struct WorkloadOptions : LoadingOptions {
   std::string size = "xl";
   ModelOptions model;
-  QuantizeOptions quantize;
-  std::string device = "cpu";
   int64_t batch = 1;
 
   // Of its own, not random ones.
@@ -37,6 +34,6 @@ struct Workload {
 };
 
 // Loads or makes the model, with its weights where ctx runs.
-Workload make_workload(const WorkloadOptions& options, DType dtype, Context& ctx);
+Workload make_workload(const WorkloadOptions& options, Context& ctx);
 
 }  // namespace raedit::cli

@@ -7,6 +7,7 @@
 #include "command.h"
 #include "core/json.h"
 #include "interrupt.h"
+#include "loading_options.h"
 #include "measure.h"
 #include "open_model.h"
 #include "output.h"
@@ -30,20 +31,16 @@ const char* const kFooter =
     "  raedit calibrate --model dit-dh-xl/ --guide guide_transformer --output guide.safetensors\n"
     "  raedit calibrate --model dit-dh-xl/ --dtype bfloat16 --pictures 4 --steps 10 --output xl.safetensors";
 
-struct CalibrateOptions {
+struct CalibrateOptions : LoadingOptions {
   ModelOptions model;
   std::string guide, output;
   int64_t pictures = 8, steps = 10, seed = 0;
-  std::string dtype = "float32";
-  int threads = 0;
   bool json = false;
 };
 
 // With the guide alone, where one is named.
 RAEDiTPipeline open_calibrated(const CalibrateOptions& o, const FoundModel& model, const HubOptions& hub) {
-  LoadOptions load;
-  load.dtype = dtype_from_name(o.dtype);
-  load.threads = o.threads;
+  const LoadOptions load = load_options(o);
   std::optional<RAEDiT2DModel> of_yaml;
   RAEDiTPipeline pipeline =
       open_pipeline(model, load, hub, [&](const UpstreamPipeline& upstream) { of_yaml = upstream.guide_transformer; });
@@ -113,12 +110,8 @@ Command add_calibrate(CLI::App& program) {
   app->add_option("--seed", options->seed, "picture k is drawn from seed N + k (default 0)")
       ->type_name("N")
       ->check(whole_number(0));
-  app->add_option("--dtype", options->dtype, "float32 or bfloat16 (default float32)")
-      ->type_name("TYPE")
-      ->check(one_of({"float32", "bfloat16"}));
-  app->add_option("--threads", options->threads, "threads to use; 0 is all (default 0)")
-      ->type_name("N")
-      ->check(whole_number(0, 4096));
+  add_dtype_option(*app, *options);
+  add_threads_option(*app, *options);
   add_switch(*app, "--json", options->json, "print a JSON object");
   app->footer(kFooter);
   return {app, [options] { return run_calibrate(*options); }};

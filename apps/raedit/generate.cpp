@@ -291,16 +291,6 @@ void take_upstream(Generation& g, const UpstreamPipeline& upstream) {
   check_generate_options(g.options);
 }
 
-LoadOptions load_options_of(const GenerateOptions& o) {
-  LoadOptions load;
-  load.dtype = dtype_from_name(o.dtype);
-  load.device = Device::from_name(o.device);
-  apply(o.quantize, load);
-  load.threads = o.threads;
-  load.packed_cache = o.packed_cache;
-  return load;
-}
-
 // Both models: the calibrations are one's own each.
 RAEDiTPipeline open_models(Generation& g, LoadOptions load, const HubOptions& hub) {
   const GenerateOptions& o = g.options;
@@ -320,7 +310,7 @@ RAEDiTPipeline open_all(Generation& g, ProgressBar& bar, const Interrupt& interr
   g.model = find_model(g.options.model, ModelPart::pipeline, hub);
   check_guide_calibration(g.options, g.model.upstream);
   const Stopwatch watch;
-  LoadOptions load = load_options_of(g.options);
+  LoadOptions load = load_options(g.options);
   std::vector<std::string> of_loading;
   load.note = [&](const std::string& text) { of_loading.push_back(text); };
   RAEDiTPipeline pipeline = open_models(g, load, hub);

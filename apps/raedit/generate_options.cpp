@@ -90,21 +90,14 @@ void add_machine(CLI::App& app, GenerateOptions& o) {
                  "pictures at a time; changes memory and speed, never pictures (default 8)")
       ->type_name("N")
       ->check(whole_number(1, 4096));
-  app.add_option("--dtype", o.dtype, "float32 or bfloat16 (default float32)")
-      ->type_name("TYPE")
-      ->check(one_of({"float32", "bfloat16"}));
+  add_dtype_option(app, o);
   add_quantize_options(app, o.quantize);
   app.add_option("--guide-calibration", o.guide_calibration,
                  "the same for the guide: what 'raedit calibrate --guide' wrote for it")
       ->type_name("FILE");
-  app.add_option("--device", o.device, "cpu (default), cuda or cuda:N")->type_name("NAME")->check(device_name());
-  app.add_option("--threads", o.threads, "threads to use; 0 is all (default 0)")
-      ->type_name("N")
-      ->check(whole_number(0, 4096));
-  app.add_option("--packed-cache", o.packed_cache,
-                 "keep packed weights in this folder, and map them the next time (default:\nRAEDIT_PACKED_CACHE, or "
-                 "none)")
-      ->type_name("DIR");
+  add_device_option(app, o);
+  add_threads_option(app, o);
+  add_packed_cache_option(app, o);
 }
 
 void add_result(CLI::App& app, GenerateOptions& o) {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "loading_options.h"
 #include "model_path.h"
-#include "quantize_options.h"
 #include "raedit/rae_dit_pipeline.h"
 
 namespace raedit::cli {
@@ -20,7 +20,7 @@ struct GivenOptions {
   bool count = false, seed = false, steps = false, guidance = false, guidance_start = false, guidance_end = false;
 };
 
-struct GenerateOptions {
+struct GenerateOptions : LoadingOptions {
   ModelOptions model;
   GivenOptions given;
   std::vector<std::string> labels;
@@ -36,11 +36,6 @@ struct GenerateOptions {
   int64_t seed = 0;
   std::string latents;
   int64_t batch_size = 8;
-  std::string dtype = "float32";
-  QuantizeOptions quantize;
-  std::string device = "cpu";
-  int threads = 0;
-  std::string packed_cache;
   std::string output;
   std::string output_type = "image";
   int grid = 0;

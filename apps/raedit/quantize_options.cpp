@@ -1,6 +1,7 @@
 #include "quantize_options.h"
 
 #include "core/check.h"
+#include "raedit/context.h"
 #include "values.h"
 
 namespace raedit::cli {
@@ -25,12 +26,6 @@ void check_quantize_options(const QuantizeOptions& options, const std::string& d
                 .where = "--device",
                 .found = device,
                 .expected = "cpu"});
-}
-
-void apply(const QuantizeOptions& options, LoadOptions& load) {
-  if (!options.on()) return;
-  load.quantization = Quantization::int8;
-  load.calibration = options.calibration;
 }
 
 std::string dtype_text(const std::string& dtype, const QuantizeOptions& options) {

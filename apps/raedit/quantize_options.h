@@ -4,8 +4,6 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
-#include "raedit/pretrained.h"
-
 namespace raedit::cli {
 
 struct QuantizeOptions {
@@ -18,7 +16,6 @@ struct QuantizeOptions {
 void add_quantize_options(CLI::App& app, QuantizeOptions& options);
 // What only the options together can get wrong: before any file is opened. Throws Error(invalid_argument).
 void check_quantize_options(const QuantizeOptions& options, const std::string& device);
-void apply(const QuantizeOptions& options, LoadOptions& load);
 // "bfloat16", or "bfloat16, int8 matrices"
 std::string dtype_text(const std::string& dtype, const QuantizeOptions& options);
 

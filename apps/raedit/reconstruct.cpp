@@ -16,12 +16,12 @@
 #include "core/text.h"
 #include "interrupt.h"
 #include "io/files.h"
+#include "loading_options.h"
 #include "open_model.h"
 #include "ops/resample.h"
 #include "output.h"
 #include "picture.h"
 #include "progress_bar.h"
-#include "quantize_options.h"
 #include "raedit/autoencoder_rae.h"
 #include "raedit/image.h"
 #include "transfer.h"
@@ -42,15 +42,10 @@ const char* const kFooter =
     "  raedit reconstruct *.png --output reconstructed/\n"
     "  raedit reconstruct photo.jpg --model DIR --dtype bfloat16 --output result.png";
 
-struct ReconstructOptions {
+struct ReconstructOptions : LoadingOptions {
   std::vector<std::string> images;
   ModelOptions model;
   std::string output;
-  std::string dtype = "float32";
-  QuantizeOptions quantize;
-  std::string device = "cpu";
-  int threads = 0;
-  std::string packed_cache;
   bool json = false;
 };
 
@@ -154,12 +149,7 @@ int run_reconstruct(const ReconstructOptions& o) {
   HubOptions hub = hub_options(o.model);
   hub.progress = transfer.downloads();
   const FoundModel model = find_model(o.model, ModelPart::autoencoder, hub);
-  LoadOptions load;
-  load.dtype = dtype_from_name(o.dtype);
-  load.device = Device::from_name(o.device);
-  apply(o.quantize, load);
-  load.threads = o.threads;
-  load.packed_cache = o.packed_cache;
+  LoadOptions load = load_options(o);
   load.note = [&](const std::string& text) { bar.say("note: " + text); };
   const AutoencoderRAE vae = open_autoencoder(model, load, hub);
   bar.clear();
@@ -200,20 +190,11 @@ Command add_reconstruct(CLI::App& program) {
                     "a pipeline or an autoencoder, a folder or org/name (default: as for generate)");
   app->add_option("--output", options->output, "a .png, or a folder (default: NAME_reconstructed.png beside NAME.png)")
       ->type_name("PATH");
-  app->add_option("--dtype", options->dtype, "float32 or bfloat16 (default float32)")
-      ->type_name("TYPE")
-      ->check(one_of({"float32", "bfloat16"}));
+  add_dtype_option(*app, *options);
   add_quantize_options(*app, options->quantize);
-  app->add_option("--device", options->device, "cpu (default), cuda or cuda:N")
-      ->type_name("NAME")
-      ->check(device_name());
-  app->add_option("--threads", options->threads, "threads to use; 0 is all (default 0)")
-      ->type_name("N")
-      ->check(whole_number(0, 4096));
-  app->add_option("--packed-cache", options->packed_cache,
-                  "keep packed weights in this folder, and map them the next time (default:\nRAEDIT_PACKED_CACHE, or "
-                  "none)")
-      ->type_name("DIR");
+  add_device_option(*app, *options);
+  add_threads_option(*app, *options);
+  add_packed_cache_option(*app, *options);
   add_switch(*app, "--json", options->json, "print a JSON array");
   app->footer(kFooter);
   return {app, [options] { return run_reconstruct(*options); }};

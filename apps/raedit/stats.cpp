@@ -17,6 +17,7 @@
 #include "io/files.h"
 #include "io/npy.h"
 #include "io/torch_write.h"
+#include "loading_options.h"
 #include "model_path.h"
 #include "output.h"
 #include "progress_bar.h"
@@ -38,16 +39,15 @@ const char* const kFooter =
     "  raedit stats --data imagenet/train --vae dit/vae --flip --output stat.pt\n"
     "  raedit stats --data flowers/ --vae vae/ --crop center --write-vae vae-flowers/";
 
-struct StatsOptions {
+struct StatsOptions : LoadingOptions {
   std::string data;
   ModelOptions vae;
   std::optional<int64_t> resolution;
   std::string crop = "adm";
   bool flip = false, skip_broken = false, json = false;
   int64_t batch_size = 16;
-  int threads = 0, workers = 4;
+  int workers = 4;
   std::string per = "element";
-  std::string dtype = "float32", device = "cpu";
   std::string output, new_vae;
   std::string latents_std = "diffusers";
 };
@@ -89,10 +89,7 @@ struct Statistics {
 
 Statistics measure(const StatsOptions& o, const std::string& folder, const Interrupt& interrupt, ProgressBar& bar) {
   const std::shared_ptr<const data::PictureSet> set = data::open_picture_set(o.data);
-  LoadOptions load;
-  load.dtype = dtype_from_name(o.dtype);
-  load.device = Device::from_name(o.device);
-  load.threads = o.threads;
+  const LoadOptions load = load_options(o);
   const AutoencoderRAE vae = train::open_raw_autoencoder(folder, load);
   Context ctx({.device = load.device, .threads = o.threads, .progress = {}, .cancel = interrupt.token()});
   data::PictureTransform transform;
@@ -213,13 +210,9 @@ void add_work_options(CLI::App& app, StatsOptions& o) {
   app.add_option("--batch-size", o.batch_size, "pictures at a time (default 16)")
       ->type_name("N")
       ->check(whole_number(1, 65536));
-  app.add_option("--dtype", o.dtype, "float32 or bfloat16 (default float32)")
-      ->type_name("TYPE")
-      ->check(one_of({"float32", "bfloat16"}));
-  app.add_option("--device", o.device, "cpu (default), cuda or cuda:N")->type_name("NAME")->check(device_name());
-  app.add_option("--threads", o.threads, "threads to use; 0 is all (default 0)")
-      ->type_name("N")
-      ->check(whole_number(0, 4096));
+  add_dtype_option(app, o);
+  add_device_option(app, o);
+  add_threads_option(app, o);
 }
 
 }  // namespace
