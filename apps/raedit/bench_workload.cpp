@@ -111,7 +111,7 @@ RAEDiT2DModel open_transformer(const ModelOptions& options, const LoadOptions& l
   HubOptions hub = hub_options(options);
   hub.progress = transfer.downloads();
   const FoundModel found = find_model(options, ModelPart::transformer, hub);
-  if (found.upstream) return open_upstream(found, load, hub).pipeline.transformer();
+  if (found.upstream) return upstream_models(found, hub).transformer(load);
   return RAEDiT2DModel::from_pretrained(found.path + "/transformer", load);
 }
 

@@ -38,15 +38,15 @@ struct CalibrateOptions : LoadingOptions {
   bool json = false;
 };
 
-// With the guide alone, where one is named.
+// With the guide in the place of the transformer, where one is named: that one is not loaded.
 RAEDiTPipeline open_calibrated(const CalibrateOptions& o, const FoundModel& model, const HubOptions& hub) {
   const LoadOptions load = load_options(o);
-  std::optional<RAEDiT2DModel> of_yaml;
-  RAEDiTPipeline pipeline =
-      open_pipeline(model, load, hub, [&](const UpstreamPipeline& upstream) { of_yaml = upstream.guide_transformer; });
-  if (o.guide.empty()) return pipeline;
-  return RAEDiTPipeline(open_guide(model, of_yaml, o.guide, load), pipeline.vae(), pipeline.scheduler(),
-                        pipeline.id2label());
+  if (o.guide.empty()) return open_pipeline(model, load, hub);
+  if (!model.upstream)
+    return RAEDiTPipeline::from_pretrained(model.path, open_guide(model, std::nullopt, o.guide, load), load);
+  const UpstreamModels models = upstream_models(model, hub);
+  const auto of_yaml = is_guide_of_yaml(model, o.guide) ? models.guide_transformer(load) : std::nullopt;
+  return models.pipeline(open_guide(model, of_yaml, o.guide, load), load);
 }
 
 int run_calibrate(const CalibrateOptions& o) {

@@ -7,19 +7,26 @@
 
 namespace raedit::cli {
 
-UpstreamPipeline open_upstream(const FoundModel& model, const LoadOptions& load, const HubOptions& hub,
-                               const std::string& guide_calibration) {
+namespace {
+
+ConvertPipelineOptions options_of(const FoundModel& model) {
   ConvertPipelineOptions options;
   options.repo_or_path = model.path;
   options.config_path = model.config;
-  return raedit::open_upstream(options, load, hub, guide_calibration);
+  return options;
+}
+
+}  // namespace
+
+UpstreamModels upstream_models(const FoundModel& model, const HubOptions& hub) {
+  return UpstreamModels(options_of(model), hub);
 }
 
 RAEDiTPipeline open_pipeline(const FoundModel& model, const LoadOptions& load, const HubOptions& hub,
                              const std::function<void(const UpstreamPipeline&)>& of_upstream,
                              const std::string& guide_calibration) {
   if (!model.upstream) return RAEDiTPipeline::from_pretrained(model.path, load);
-  const UpstreamPipeline upstream = open_upstream(model, load, hub, guide_calibration);
+  const UpstreamPipeline upstream = open_upstream(options_of(model), load, hub, guide_calibration);
   if (of_upstream) of_upstream(upstream);
   return upstream.pipeline;
 }

@@ -10,9 +10,8 @@
 
 namespace raedit::cli {
 
-// An upstream folder, as it is.
-UpstreamPipeline open_upstream(const FoundModel& model, const LoadOptions& load, const HubOptions& hub,
-                               const std::string& guide_calibration = {});
+// Of an upstream folder: for commands that need some of them alone.
+UpstreamModels upstream_models(const FoundModel& model, const HubOptions& hub);
 // A folder of either kind; `of_upstream` hears what else an upstream one says.
 RAEDiTPipeline open_pipeline(const FoundModel& model, const LoadOptions& load, const HubOptions& hub,
                              const std::function<void(const UpstreamPipeline&)>& of_upstream = {},

@@ -101,7 +101,7 @@ std::string autoencoder_folder(const std::string& model) {
 }
 
 AutoencoderRAE open_autoencoder(const FoundModel& model, const LoadOptions& load, const HubOptions& hub) {
-  if (model.upstream) return open_upstream(model, load, hub).pipeline.vae();
+  if (model.upstream) return upstream_models(model, hub).vae(load);
   return AutoencoderRAE::from_pretrained(autoencoder_folder(model.path), load);
 }
 

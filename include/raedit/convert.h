@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -125,6 +126,26 @@ struct UpstreamPipeline {
 // pipeline with it in the place of the transformer.
 RAEDIT_API UpstreamPipeline open_upstream(const ConvertPipelineOptions& options, const LoadOptions& load = {},
                                           const HubOptions& hub = {}, const std::string& guide_calibration = {});
+
+// The models of an upstream folder (or name), each loaded when it is asked for: for those who need some of them alone.
+// Making one reads names and shapes of all, and no weights.
+class RAEDIT_API UpstreamModels {
+ public:
+  explicit UpstreamModels(const ConvertPipelineOptions& options, const HubOptions& hub = {});
+
+  RAEDiT2DModel transformer(const LoadOptions& load = {}) const;
+  // Of a YAML that asks for autoguidance.
+  std::optional<RAEDiT2DModel> guide_transformer(const LoadOptions& load = {}) const;
+  AutoencoderRAE vae(const LoadOptions& load = {}) const;
+  // All but the transformer, and this one in its place.
+  RAEDiTPipeline pipeline(RAEDiT2DModel transformer, const LoadOptions& load = {}) const;
+
+ private:
+  friend UpstreamPipeline open_upstream(const ConvertPipelineOptions&, const LoadOptions&, const HubOptions&,
+                                        const std::string&);
+  struct State;
+  std::shared_ptr<const State> state_;
+};
 // Whether `folder` looks like one: no model_index.json, but a YAML with stage_1 and stage_2.
 RAEDIT_API bool is_upstream_folder(const std::string& folder);
 

@@ -69,6 +69,9 @@ class RAEDIT_API RAEDiTPipeline {
                  std::map<int64_t, std::string> id2label = {});
   // A folder in the diffusers layout: model_index.json, transformer/, vae/, scheduler/.
   static RAEDiTPipeline from_pretrained(const std::string& folder, const LoadOptions& options = {});
+  // With this transformer in the place of the folder's, which may be missing.
+  static RAEDiTPipeline from_pretrained(const std::string& folder, RAEDiT2DModel transformer,
+                                        const LoadOptions& options = {});
   // Appears whole or not at all, file by file.
   void save_pretrained(const std::string& folder, const SaveOptions& options = {}) const;
 

@@ -164,26 +164,51 @@ ConvertReport convert_pipeline(const ConvertPipelineOptions& options, const Conv
   });
 }
 
+struct UpstreamModels::State {
+  PipelinePlan plan;
+};
+
+UpstreamModels::UpstreamModels(const ConvertPipelineOptions& options, const HubOptions& hub) {
+  guarded("UpstreamModels", [&] { state_ = std::make_shared<const State>(State{plan_pipeline(options, hub, true)}); });
+}
+
+RAEDiT2DModel UpstreamModels::transformer(const LoadOptions& load) const {
+  return RAEDiT2DModel::from_source(state_->plan.conversion.models.front().second.source, load);
+}
+
+std::optional<RAEDiT2DModel> UpstreamModels::guide_transformer(const LoadOptions& load) const {
+  if (state_->plan.config.guidance_method != "autoguidance") return std::nullopt;
+  for (const auto& [folder, plan] : state_->plan.conversion.models)
+    if (folder == kGuideFolder) return RAEDiT2DModel::from_source(plan.source, load);
+  return std::nullopt;
+}
+
+AutoencoderRAE UpstreamModels::vae(const LoadOptions& load) const {
+  return AutoencoderRAE::from_source(state_->plan.conversion.models.back().second.source, load);
+}
+
+RAEDiTPipeline UpstreamModels::pipeline(RAEDiT2DModel transformer, const LoadOptions& load) const {
+  return guarded("UpstreamModels::pipeline", [&] {
+    const Conversion& c = state_->plan.conversion;
+    return RAEDiTPipeline(std::move(transformer), vae(load), FlowMatchEulerDiscreteScheduler(*c.scheduler), c.id2label);
+  });
+}
+
 UpstreamPipeline open_upstream(const ConvertPipelineOptions& options, const LoadOptions& load, const HubOptions& hub,
                                const std::string& guide_calibration) {
   return guarded("open_upstream", [&] {
-    const auto [config, c] = plan_pipeline(options, hub, true);
-    UpstreamPipeline result{RAEDiTPipeline(RAEDiT2DModel::from_source(c.models.front().second.source, load),
-                                           AutoencoderRAE::from_source(c.models.back().second.source, load),
-                                           FlowMatchEulerDiscreteScheduler(*c.scheduler), c.id2label),
-                            std::nullopt,
+    const UpstreamModels models(options, hub);
+    LoadOptions load_guide = load;
+    load_guide.calibration = guide_calibration;
+    const auto& [config, conversion] = models.state_->plan;
+    return UpstreamPipeline{models.pipeline(models.transformer(load), load),
+                            models.guide_transformer(load_guide),
                             config.where,
-                            c.notes,
+                            conversion.notes,
                             config.num_steps,
                             config.guidance_scale,
                             config.guidance_t_min,
                             config.guidance_t_max};
-    LoadOptions load_guide = load;
-    load_guide.calibration = guide_calibration;
-    for (const auto& [folder, plan] : c.models)
-      if (folder == kGuideFolder && config.guidance_method == "autoguidance")
-        result.guide_transformer = RAEDiT2DModel::from_source(plan.source, load_guide);
-    return result;
   });
 }
 

@@ -62,6 +62,27 @@ void check_index(const Json& index, const std::string& path) {
   reader.finish();
 }
 
+// What is read before the models: a broken index costs no time.
+struct SmallParts {
+  FlowMatchEulerDiscreteScheduler scheduler;
+  std::map<int64_t, std::string> id2label;
+};
+
+SmallParts read_small_parts(const std::string& folder) {
+  std::error_code error;
+  RAEDIT_CHECK(fs::is_directory(folder, error),
+               {.code = ErrorCode::not_found,
+                .what = "no such model folder",
+                .where = folder,
+                .hint = "a model folder holds model_index.json, transformer/, vae/ and scheduler/"});
+  const fs::path root(folder);
+  const std::string path = (root / kIndexName).string();
+  const Json index = parse_json(read_file(path), path);
+  check_index(index, path);
+  auto id2label = read_id2label(index, path);
+  return {FlowMatchEulerDiscreteScheduler::from_pretrained((root / "scheduler").string()), std::move(id2label)};
+}
+
 }  // namespace
 
 void check_latents_fit(const RAEDiT2DModelConfig& transformer, const AutoencoderRAEConfig& vae,
@@ -92,21 +113,16 @@ RAEDiTPipeline::RAEDiTPipeline(RAEDiT2DModel transformer, AutoencoderRAE vae, Fl
 }
 
 RAEDiTPipeline RAEDiTPipeline::from_pretrained(const std::string& folder, const LoadOptions& options) {
-  std::error_code error;
-  RAEDIT_CHECK(fs::is_directory(folder, error),
-               {.code = ErrorCode::not_found,
-                .what = "no such model folder",
-                .where = folder,
-                .hint = "a model folder holds model_index.json, transformer/, vae/ and scheduler/"});
-  const fs::path root(folder);
-  const std::string path = (root / kIndexName).string();
-  const Json index = parse_json(read_file(path), path);
-  check_index(index, path);
-  // What is small comes first: a broken index costs no time.
-  auto id2label = read_id2label(index, path);
-  auto scheduler = FlowMatchEulerDiscreteScheduler::from_pretrained((root / "scheduler").string());
-  auto vae = AutoencoderRAE::from_pretrained((root / "vae").string(), options);
-  auto transformer = RAEDiT2DModel::from_pretrained((root / "transformer").string(), options);
+  auto [scheduler, id2label] = read_small_parts(folder);
+  auto vae = AutoencoderRAE::from_pretrained((fs::path(folder) / "vae").string(), options);
+  auto transformer = RAEDiT2DModel::from_pretrained((fs::path(folder) / "transformer").string(), options);
+  return RAEDiTPipeline(std::move(transformer), std::move(vae), std::move(scheduler), std::move(id2label));
+}
+
+RAEDiTPipeline RAEDiTPipeline::from_pretrained(const std::string& folder, RAEDiT2DModel transformer,
+                                               const LoadOptions& options) {
+  auto [scheduler, id2label] = read_small_parts(folder);
+  auto vae = AutoencoderRAE::from_pretrained((fs::path(folder) / "vae").string(), options);
   return RAEDiTPipeline(std::move(transformer), std::move(vae), std::move(scheduler), std::move(id2label));
 }
 

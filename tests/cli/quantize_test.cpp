@@ -121,6 +121,16 @@ TEST_F(QuantizeTest, AGuideHasACalibrationOfItsOwn) {
   EXPECT_TRUE(same_bytes(draw(weak + "/transformer", {"--guide-calibration", "weak.safetensors"}), calibrated));
 }
 
+// It stands where the model's own transformer would, which is nobody's business then.
+TEST_F(QuantizeTest, AGuideIsCalibratedWithoutTheOtherTransformer) {
+  const std::string model = tiny_model(), guide = other_model("weak") + "/transformer";
+  calibrate(model, "before.safetensors", {"--guide", guide});
+  spit(model + "/transformer/diffusion_pytorch_model.safetensors", "damaged");
+  expect_failure({"calibrate", "--model", model, "--output", "c.safetensors"}, 1, {"model/transformer"});
+  calibrate(model, "after.safetensors", {"--guide", guide});
+  EXPECT_EQ(slurp(path("after.safetensors")), slurp(path("before.safetensors")));
+}
+
 TEST_F(QuantizeTest, RefusesAGuideCalibrationThatFitsNothing) {
   const std::string model = tiny_model(), guide = other_model("weak") + "/transformer";
   calibrate(model, "model.safetensors");
