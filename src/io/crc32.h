@@ -1,4 +1,5 @@
-// The CRC-32 of zip files, as fast as the machine can, of a piece or of all pieces of a mapped file.
+// The CRC-32 of zip files, as fast as the machine can: of a piece, of all pieces of a mapped file, of a tensor's
+// numbers.
 #pragma once
 
 #include <cstddef>
@@ -6,6 +7,7 @@
 #include <vector>
 
 #include "io/files.h"
+#include "raedit/tensor.h"
 
 namespace raedit {
 
@@ -15,5 +17,8 @@ uint32_t crc32(uint32_t crc, const void* data, size_t bytes);
 // Of each `piece` bytes of [offset, offset + bytes) and of the rest, on up to `threads` threads. The disk brings what
 // comes next meanwhile.
 std::vector<uint32_t> crc32_of_pieces(const MappedFile& file, size_t offset, size_t bytes, size_t piece, int threads);
+
+// Of each 2^18 numbers of a host tensor in row-major order, as `dtype`. The same for a copy in that type.
+std::vector<uint32_t> crc32_of_numbers(const Tensor& tensor, DType dtype, int threads);
 
 }  // namespace raedit

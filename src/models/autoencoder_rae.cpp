@@ -117,9 +117,10 @@ AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, std::sh
       now.push_back(entry);
   }
   const auto kernels = loading_kernels(options);
-  plan_quantization(all, weights, options, kAutoencoderPart);
+  calibration_check_ = plan_quantization(all, weights, options, kAutoencoderPart);
   const auto cache = PackedCache::open(weights, options, *kernels);
-  load_parameters(now, weights, dtype, *kernels);
+  load_parameters(now, weights, dtype, *kernels,
+                  cache != nullptr && cache->knows_calibration() ? nullptr : calibration_check_);
   parameters.decoder.complete();
   latents_divisor = parameters.latents_std.value.clone();
   for (int64_t i = 0; i < latents_divisor.numel(); ++i) latents_divisor.data<float>()[i] += 1e-5f;
@@ -141,7 +142,7 @@ const Encoder& AutoencoderRae::ready_encoder(Context& ctx) const {
     NamedParameters named;
     nn::for_each_parameter(
         encoder, [&](const std::string& name, nn::Parameter& p) { named.emplace_back(name, &p); }, "encoder");
-    load_parameters(named, *weights_, dtype, ctx.kernels());
+    load_parameters(named, *weights_, dtype, ctx.kernels(), calibration_check_);
     settle(encoder, ctx.kernels());
     encoder_ = std::move(encoder);
   });

@@ -70,6 +70,7 @@ struct AutoencoderRae {
 
   std::shared_ptr<const WeightSet> weights_;
   bool without_encoder_;
+  TensorCheck calibration_check_;
   // The encoder waits in the mapped file until somebody encodes.
   mutable Encoder encoder_;
   mutable std::once_flag encoder_once_;

@@ -97,7 +97,7 @@ void check_parameters(const NamedParameters& parameters, const WeightSet& weight
 }
 
 void load_parameters(const NamedParameters& parameters, const WeightSet& weights, DType dtype,
-                     const backend::Kernels& kernels) {
+                     const backend::Kernels& kernels, const TensorCheck& check) {
   // A cold disk reads this far ahead of the packing.
   constexpr size_t kAhead = size_t{128} << 20;
   size_t next = 0, ahead = 0;
@@ -109,14 +109,20 @@ void load_parameters(const NamedParameters& parameters, const WeightSet& weights
       weights.prefetch(later);
       ahead += weights.info(later).nbytes;
     }
-    nn::assign(*parameter, weights.tensor(name), dtype, kernels);
+    const Tensor tensor = weights.tensor(name);
+    if (check) check(name, tensor);
+    nn::assign(*parameter, tensor, dtype, kernels);
     weights.drop_pages(name);
     ahead -= std::min(ahead, weights.info(name).nbytes);
   }
 }
 
+int threads_of(const LoadOptions& options) {
+  return options.threads > 0 ? options.threads : available_threads();
+}
+
 std::unique_ptr<backend::Kernels> loading_kernels(const LoadOptions& options) {
-  return make_kernels(options.device, options.threads > 0 ? options.threads : available_threads());
+  return make_kernels(options.device, threads_of(options));
 }
 
 void check_dtype(const LoadOptions& options, const std::string& where) {

@@ -1,6 +1,7 @@
 // From a model folder in the diffusers layout to the parameters of a module, and back.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -59,9 +60,12 @@ inline constexpr int64_t kMostTableElements = 1 << 26;  // of a position table t
 // tensor that does not, with the nearest name.
 void check_parameters(const NamedParameters& parameters, const WeightSet& weights);
 
+// Sees the tensors of a checkpoint on their way into parameters, while their pages are at hand. Throws to refuse one.
+using TensorCheck = std::function<void(const std::string& name, const Tensor& tensor)>;
+
 // Hands each tensor of the checkpoint to its parameter, converted or packed once, and lets the mapped file's pages go.
 void load_parameters(const NamedParameters& parameters, const WeightSet& weights, DType dtype,
-                     const backend::Kernels& kernels);
+                     const backend::Kernels& kernels, const TensorCheck& check = {});
 
 // The last step of loading, when every table is there: modules prepare what they run, and all of it is on the device.
 template <class M>
@@ -71,7 +75,8 @@ void settle(M& module, const backend::Kernels& kernels) {
   kernels.synchronize();
 }
 
-// The device that packs the weights, with the threads that `options` allow.
+int threads_of(const LoadOptions& options);
+// The device that packs the weights, with these threads.
 std::unique_ptr<backend::Kernels> loading_kernels(const LoadOptions& options);
 
 // Throws Error(unsupported) unless dtype is one to compute in.

@@ -8,13 +8,13 @@
 #include <filesystem>
 #include <utility>
 
-#include "backend/device/device.h"
 #include "core/check.h"
 #include "core/json.h"
 #include "io/crc32.h"
 #include "io/files.h"
 #include "io/hash.h"
 #include "io/safetensors.h"
+#include "models/checkpoint.h"
 
 namespace raedit::models {
 namespace {
@@ -26,10 +26,6 @@ constexpr size_t kSourcePiece = size_t{1} << 20, kDataPiece = size_t{4} << 20;
 
 size_t round_up(size_t value, size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
-}
-
-int threads_of(const LoadOptions& options) {
-  return options.threads > 0 ? options.threads : available_threads();
 }
 
 std::string folder_of(const LoadOptions& options) {

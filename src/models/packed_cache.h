@@ -33,6 +33,9 @@ class PackedCache final : public backend::PackedStore {
                                 size_t bytes) override;
   void keep(std::span<const Tensor> weights, const backend::PackedForm& form, std::shared_ptr<Storage> packed) override;
 
+  // A file of this checkpoint and this calibration is there, so that once a load found that they belong together.
+  bool knows_calibration() const { return !found_.empty(); }
+
   // Once the model is loaded: writes the file, where there was none or something was missing. A folder that cannot be
   // written is said, and no error.
   void finish();

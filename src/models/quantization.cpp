@@ -13,6 +13,9 @@ namespace raedit::models {
 namespace {
 
 constexpr const char* kFormat = "raedit calibration";
+constexpr const char* kVersion = "2";
+constexpr const char* kMakeOne =
+    "make one of this model: raedit calibrate --model MODEL --output FILE, with --guide DIR for a guide";
 // Rows that are kept to try a calibration on: of one call, and in all.
 constexpr size_t kRowsOfOne = 8, kMostRows = 96;
 
@@ -28,38 +31,62 @@ SafetensorsFile open_calibration(const std::string& path) {
                                                         .what = "this is no calibration",
                                                         .where = path,
                                                         .expected = "a file that 'raedit calibrate' wrote"});
+  const std::string& version = metadata_of(file, "version");
+  RAEDIT_CHECK(version == kVersion, {.code = ErrorCode::format,
+                                     .what = "this calibration is of another version of raedit",
+                                     .where = path,
+                                     .found = "version " + (version.empty() ? "1" : version),
+                                     .expected = std::string("version ") + kVersion,
+                                     .hint = kMakeOne});
   return file;
 }
 
-void take_maxima(const NamedParameters& parameters, const WeightSet& weights, const std::string& path,
-                 const std::string& part) {
-  const SafetensorsFile file = open_calibration(path);
-  const std::string* last = nullptr;
-  for (const auto& [name, p] : parameters)
-    if (p->eight_bits) last = &name;
-  if (last == nullptr) return;
-  const std::string own = fingerprint_of(weights.tensor(*last)), found = metadata_of(file, part);
-  const auto other_model = [&](const std::string& what, const std::string& wanted) {
-    raise(
-        {.code = ErrorCode::format,
+// PART.NAME of what may be quantized, and the sums.
+std::map<std::string, std::string> sums_in(const SafetensorsFile& file, const std::string& part) {
+  std::map<std::string, std::string> sums;
+  for (const auto& [name, value] : file.metadata())
+    if (name.starts_with(part + ".")) sums.emplace(name, value);
+  return sums;
+}
+
+[[noreturn]] void refuse(const std::string& path, const std::string& found, const std::string& expected) {
+  raise({.code = ErrorCode::format,
          .what = "the calibration is of another model",
          .where = path,
-         .found = what,
-         .expected = wanted,
-         .hint = "make one of this model: raedit calibrate --model MODEL --output FILE, with --guide DIR for a guide"});
-  };
-  if (found != own)
-    other_model(found.empty() ? "no " + part : fmt::format("{} {}", part, found),
-                fmt::format("{} {}, of {}", part, own, weights.path()));
+         .found = found,
+         .expected = expected,
+         .hint = kMakeOne});
+}
+
+// The sums by the names of the checkpoint, when the calibration is of such matrices.
+std::map<std::string, std::string> take_calibration(const NamedParameters& parameters, const WeightSet& weights,
+                                                    const std::string& path, const std::string& part) {
+  const SafetensorsFile file = open_calibration(path);
+  std::map<std::string, std::string> left = sums_in(file, part), sums;
+  const std::string encoder = part + ".encoder.", of_weights = "one of " + weights.path();
+  const auto is_of_encoder = [&](const auto& entry) { return entry.first.starts_with(encoder); };
+  const bool empty = left.empty(), with_encoder = std::any_of(left.begin(), left.end(), is_of_encoder);
   for (const auto& [name, p] : parameters) {
     const std::string key = part + "." + name;
-    if (!p->eight_bits || !file.contains(key)) continue;
+    if (!p->eight_bits || !weights.contains(name) || (key.starts_with(encoder) && !with_encoder)) continue;
+    const auto sum = left.find(key);
+    if (sum == left.end()) refuse(path, "no " + (empty ? part : "'" + key + "'"), of_weights);
+    sums.emplace(name, sum->second);
+    left.erase(sum);
+    if (!file.contains(key)) continue;
     const TensorInfo& info = file.info(key);
     const Shape wanted{p->shape.numel() / std::max<int64_t>(p->shape[0], 1)};
     if (info.dtype != DType::float32 || info.shape != wanted)
-      other_model(fmt::format("'{}' {} {}", key, name_of(info.dtype), info.shape.str()), "float32 " + wanted.str());
+      refuse(path, fmt::format("'{}' {} {}", key, name_of(info.dtype), info.shape.str()), "float32 " + wanted.str());
     p->input_max = file.tensor(key).clone();
   }
+  std::erase_if(left, is_of_encoder);  // it may be missing here
+  if (!sums.empty() && !left.empty()) refuse(path, "'" + left.begin()->first + "'", of_weights);
+  return sums;
+}
+
+std::string text_of(uint32_t sum) {
+  return fmt::format("{:08x}", sum);
 }
 
 }  // namespace
@@ -101,33 +128,38 @@ bool is_nearer_calibrated(const SeenInputs::Inputs& inputs, const Tensor& weight
   return error(inputs.largest) < error(Tensor());
 }
 
-std::string fingerprint_of(const Tensor& last_matrix) {
-  constexpr int64_t kRows = 64;
-  const int64_t rows = last_matrix.dim(0);
-  const Tensor some = last_matrix.slice(0, 0, std::min(kRows, rows)).to(DType::bfloat16).contiguous();
-  return fmt::format("{:08x}", crc32(0, some.raw(), some.nbytes()));
+uint32_t sum_of(const Tensor& matrix, int threads) {
+  const auto sums = crc32_of_numbers(matrix, DType::bfloat16, threads);
+  return crc32(0, sums.data(), sums.size() * sizeof(uint32_t));
 }
 
 void write_calibration(const std::string& path, const std::map<std::string, CalibratedPart>& parts) {
   NamedTensors tensors;
-  SafetensorsMetadata metadata{{"format", kFormat}};
+  SafetensorsMetadata metadata{{"format", kFormat}, {"version", kVersion}};
   for (const auto& [part, calibrated] : parts) {
-    metadata[part] = calibrated.fingerprint;
+    for (const auto& [name, sum] : calibrated.sums) metadata[part + "." + name] = text_of(sum);
     for (const auto& [name, most] : calibrated.maxima) tensors.emplace_back(part + "." + name, most);
   }
   write_safetensors(path, tensors, metadata);
 }
 
-void plan_quantization(const NamedParameters& parameters, const WeightSet& weights, const LoadOptions& options,
-                       const std::string& part) {
+TensorCheck plan_quantization(const NamedParameters& parameters, const WeightSet& weights, const LoadOptions& options,
+                              const std::string& part) {
   const bool wanted = options.quantization == Quantization::int8;
   RAEDIT_CHECK(wanted || options.calibration.empty(), {.code = ErrorCode::invalid_argument,
                                                        .what = "a calibration is for 8-bit matrices alone",
                                                        .where = options.calibration,
                                                        .hint = "ask for int8, too, or leave the calibration out"});
-  if (!wanted) return;
+  if (!wanted) return {};
   for (const auto& [name, p] : parameters) p->eight_bits = p->quantizable;
-  if (!options.calibration.empty()) take_maxima(parameters, weights, options.calibration, part);
+  if (options.calibration.empty()) return {};
+  return [sums = take_calibration(parameters, weights, options.calibration, part), path = options.calibration, part,
+          of = weights.path(), threads = threads_of(options)](const std::string& name, const Tensor& tensor) {
+    const auto expected = sums.find(name);
+    if (expected == sums.end()) return;
+    if (const std::string found = text_of(sum_of(tensor, threads)); found != expected->second)
+      refuse(path, fmt::format("'{}.{}' of CRC {}", part, name, expected->second), fmt::format("{}, of {}", found, of));
+  };
 }
 
 }  // namespace raedit::models

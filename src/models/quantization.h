@@ -2,9 +2,12 @@
 // each matrix's inputs, collected over a few runs, in a safetensors file.
 //
 // The file: float32 tensors PART.NAME [K] (PART is transformer or vae, NAME the matrix's in the checkpoint) for the
-// matrices that it helps, and metadata with `format` and one fingerprint for each part.
+// matrices that it helps, and metadata: `format`, `version`, and under PART.NAME for every matrix that may be
+// quantized, helped or not, the CRC-32 of the CRC-32s of each 2^18 of its numbers as bfloat16. These tell models of one
+// shape apart, and a copy that was saved in bfloat16 is the same model.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -17,9 +20,11 @@ inline constexpr const char* kTransformerPart = "transformer";
 inline constexpr const char* kAutoencoderPart = "vae";
 
 // Marks the matrices that `options` want in 8 bits, with what the calibration knows of them under "PART.name". Before
-// load_parameters(). Throws Error(format) for a calibration of another model.
-void plan_quantization(const NamedParameters& parameters, const WeightSet& weights, const LoadOptions& options,
-                       const std::string& part);
+// load_parameters(), which is to be given the check that comes back: it refuses matrices that the calibration was not
+// made of, and is empty without one. A calibration that was made without the encoder leaves that alone. Throws
+// Error(format) for a calibration of a model of other matrices.
+TensorCheck plan_quantization(const NamedParameters& parameters, const WeightSet& weights, const LoadOptions& options,
+                              const std::string& part);
 
 // Collects what matrices see. Give see() to Context::set_input_observer.
 class SeenInputs {
@@ -41,12 +46,16 @@ class SeenInputs {
 struct CalibratedPart {
   std::map<std::string, Tensor> maxima;  // of those matrices whose products come nearer with them
   int64_t seen = 0;                      // matrices
-  std::string fingerprint;
+  std::map<std::string, uint32_t> sums;  // of all that may be quantized
 };
+
+// Of a matrix, in the file.
+uint32_t sum_of(const Tensor& matrix, int threads);
 
 // Whether the product of those rows in 8 bits is nearer to float32's with the maxima than without.
 bool is_nearer_calibrated(const SeenInputs::Inputs& inputs, const Tensor& weight, const backend::Kernels& kernels);
 
+// Without the sums.
 template <class M>
 CalibratedPart calibrated_part(const M& module, const SeenInputs& seen, const backend::Kernels& kernels) {
   CalibratedPart part;
@@ -59,9 +68,14 @@ CalibratedPart calibrated_part(const M& module, const SeenInputs& seen, const ba
   return part;
 }
 
-// Of the last quantizable matrix, as bfloat16: tells models of one shape apart, and is the same for a copy that was
-// saved in bfloat16.
-std::string fingerprint_of(const Tensor& last_matrix);
+template <class M>
+std::map<std::string, uint32_t> sums_of_matrices(const M& module, int threads) {
+  std::map<std::string, uint32_t> sums;
+  nn::for_each_parameter(module, [&](const std::string& name, const nn::Parameter& p) {
+    if (p.quantizable && p.source.defined()) sums[name] = sum_of(p.source, threads);
+  });
+  return sums;
+}
 
 void write_calibration(const std::string& path, const std::map<std::string, CalibratedPart>& parts);
 

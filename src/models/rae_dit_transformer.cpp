@@ -369,9 +369,10 @@ RAEDiT2DModel RAEDiT2DModel::from_source(const models::ModelSource& source, cons
     const auto parameters = models::named_parameters(*model);
     models::check_parameters(parameters, *source.weights);
     const auto kernels = models::loading_kernels(options);
-    models::plan_quantization(parameters, *source.weights, options, models::kTransformerPart);
+    const auto check = models::plan_quantization(parameters, *source.weights, options, models::kTransformerPart);
     const auto cache = models::PackedCache::open(*source.weights, options, *kernels);
-    models::load_parameters(parameters, *source.weights, options.dtype, *kernels);
+    models::load_parameters(parameters, *source.weights, options.dtype, *kernels,
+                            cache != nullptr && cache->knows_calibration() ? nullptr : check);
     model->complete();
     models::settle(*model, *kernels);
     if (cache != nullptr) cache->finish();

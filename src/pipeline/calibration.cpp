@@ -32,15 +32,6 @@ RAEDiTPipelineArguments arguments_of(const RAEDiTPipeline& pipeline, const Calib
   return arguments;
 }
 
-template <class M>
-std::string fingerprint(const M& module) {
-  Tensor last;
-  nn::for_each_parameter(module, [&](const std::string&, const nn::Parameter& p) {
-    if (p.quantizable && p.source.defined()) last = p.source;
-  });
-  return last.defined() ? models::fingerprint_of(last) : "";
-}
-
 }  // namespace
 
 CalibrationSummary calibrate(Context& ctx, const RAEDiTPipeline& pipeline, const CalibrationOptions& options,
@@ -71,9 +62,9 @@ CalibrationSummary calibrate(Context& ctx, const RAEDiTPipeline& pipeline, const
       coder.seen += part.seen;
       for (const auto& [name, most] : part.maxima) coder.maxima["encoder." + name] = most;
     }
-    coder.fingerprint = fingerprint(vae.parameters);
+    coder.sums = models::sums_of_matrices(vae.parameters, ctx.threads());
     models::CalibratedPart denoiser = calibrated_part(transformer, seen, ctx.kernels());
-    denoiser.fingerprint = fingerprint(transformer);
+    denoiser.sums = models::sums_of_matrices(transformer, ctx.threads());
     summary.matrices = coder.seen + denoiser.seen;
     summary.helped = static_cast<int64_t>(coder.maxima.size() + denoiser.maxima.size());
     models::write_calibration(path, {{models::kTransformerPart, denoiser}, {models::kAutoencoderPart, coder}});

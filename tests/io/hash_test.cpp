@@ -7,6 +7,7 @@
 #include <random>
 #include <string>
 
+#include "io/crc32.h"
 #include "io/io_test_util.h"
 
 namespace raedit {
@@ -27,6 +28,37 @@ template <class T>
 std::string hex_of(T digest, std::string_view text) {
   digest.update(text);
   return digest.hex();
+}
+
+TEST(Crc32, GivesTheStandardsExample) {
+  EXPECT_EQ(crc32(0, "123456789", 9), 0xcbf43926u);
+  EXPECT_EQ(crc32(crc32(0, "1234", 4), "56789", 5), 0xcbf43926u);
+}
+
+TEST(Crc32, OfNumbersIsThatOfACopyInTheirType) {
+  constexpr int64_t kRows = 5, kColumns = 123'457, kPiece = 1 << 18;
+  std::mt19937 engine(1);
+  std::normal_distribution<float> normal;
+  const Tensor tensor = Tensor::empty({kRows, kColumns}, DType::float32);
+  for (int64_t i = 0; i < tensor.numel(); ++i) tensor.data<float>()[i] = normal(engine);
+  const Tensor halves = tensor.to(DType::bfloat16);
+  std::vector<uint32_t> expected;
+  for (int64_t i = 0; i < halves.numel(); i += kPiece)
+    expected.push_back(
+        crc32(0, halves.data<bfloat16>() + i, 2 * static_cast<size_t>(std::min(kPiece, halves.numel() - i))));
+  ASSERT_EQ(expected.size(), 3u);
+  for (const int threads : {1, 4}) {
+    for (const Tensor& copy : {tensor, halves, tensor.to(DType::float64), tensor.transpose(0, 1).contiguous()}) {
+      const Tensor same = copy.dim(0) == kRows ? copy : copy.transpose(0, 1);
+      EXPECT_EQ(crc32_of_numbers(same, DType::bfloat16, threads), expected) << name_of(copy.dtype()) << " " << threads;
+    }
+  }
+  EXPECT_NE(crc32_of_numbers(tensor, DType::float32, 2), expected);
+  for (const int64_t at : {int64_t{0}, int64_t{kPiece}, tensor.numel() - 1}) {
+    tensor.data<float>()[at] += 1;
+    EXPECT_NE(crc32_of_numbers(tensor, DType::bfloat16, 2), expected) << at;
+    tensor.data<float>()[at] -= 1;
+  }
 }
 
 TEST(Hash, GivesTheStandardsExamples) {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <utility>
 
 #include "expect_error.h"
 #include "io/safetensors.h"
@@ -200,7 +201,7 @@ TEST_F(QuantizedModel, RefusesCalibrationsThatAreNotItsOwn) {
   EXPECT_RAEDIT_ERROR(RAEDiT2DModel::from_pretrained(weights, eight_bits(own)), ErrorCode::format, "of another model");
   // A file without this part, a file of something else, no file.
   const std::string partial = scratch_ / "partial.safetensors";
-  write_safetensors(partial, NamedTensors{}, {{"format", "raedit calibration"}});
+  write_safetensors(partial, NamedTensors{}, {{"format", "raedit calibration"}, {"version", "2"}});
   EXPECT_RAEDIT_ERROR(RAEDiT2DModel::from_pretrained(transformer, eight_bits(partial)), ErrorCode::format,
                       "of another model", "no transformer");
   EXPECT_RAEDIT_ERROR(
@@ -211,6 +212,74 @@ TEST_F(QuantizedModel, RefusesCalibrationsThatAreNotItsOwn) {
   LoadOptions without = eight_bits(own);
   without.quantization = Quantization::none;
   EXPECT_RAEDIT_ERROR(RAEDiT2DModel::from_pretrained(transformer, without), ErrorCode::invalid_argument, "8-bit");
+}
+
+TEST_F(QuantizedModel, RefusesCalibrationsOfOtherVersions) {
+  const std::string transformer = test::test_data("pipeline") + "/transformer";
+  for (const char* version : {"1", "3"}) {
+    const std::string path = scratch_ / "other.safetensors";
+    SafetensorsMetadata metadata{{"format", "raedit calibration"}, {"version", version}};
+    if (version[0] == '1') metadata.erase("version");  // as the first one was written
+    write_safetensors(path, NamedTensors{}, metadata);
+    EXPECT_RAEDIT_ERROR(RAEDiT2DModel::from_pretrained(transformer, eight_bits(path)), ErrorCode::format,
+                        "another version", path, std::string("found version ") + version, "raedit calibrate");
+  }
+}
+
+// One other number in any of the matrices, of a model that is the same but for it.
+TEST_F(QuantizedModel, ACalibrationKnowsEveryMatrix) {
+  const std::string own = calibrated(test::test_data("pipeline"));
+  const test::ModelFolder folder("pipeline");
+  const std::string transformer = folder / "transformer";
+  int64_t matrices = 0;
+  const auto model = RAEDiT2DModel::from_pretrained(transformer, eight_bits(own));
+  nn::for_each_parameter(models::Internals::of(model), [&](const std::string& name, const nn::Parameter& p) {
+    if (!p.eight_bits) return;
+    test::Weights weights = test::read_weights(transformer);
+    float& number = weights.at(name).data<float>()[++matrices % p.shape.numel()];
+    const float before = std::exchange(number, number + 1);
+    test::write_weights(transformer, weights);
+    EXPECT_RAEDIT_ERROR(RAEDiT2DModel::from_pretrained(transformer, eight_bits(own)), ErrorCode::format,
+                        "of another model", "'transformer." + name + "'", own, transformer, "raedit calibrate");
+    number = before;
+    test::write_weights(transformer, weights);
+  });
+  EXPECT_GT(matrices, 10);
+  EXPECT_NO_THROW(RAEDiT2DModel::from_pretrained(transformer, eight_bits(own)));
+}
+
+// The encoder is looked at when somebody encodes.
+TEST_F(QuantizedModel, ACalibrationKnowsTheMatricesOfBothHalves) {
+  const std::string own = calibrated(test::test_data("pipeline"));
+  const test::ModelFolder folder("pipeline");
+  const std::string vae = folder / "vae";
+  const auto change = [&](const std::string& start) {
+    test::Weights weights = test::read_weights(vae);
+    const auto model = AutoencoderRAE::from_pretrained(vae, eight_bits());
+    std::string changed;
+    nn::for_each_parameter(models::Internals::of(model).parameters, [&](const std::string& name, const auto& p) {
+      if (p.eight_bits && name.starts_with(start)) changed = name;
+    });
+    weights.at(changed).data<float>()[0] += 1;
+    test::write_weights(vae, weights);
+  };
+  Context ctx({.threads = 1});
+  const Tensor pixels = test::normal_tensor({1, 3, 32, 32}, 3);
+  EXPECT_NO_THROW(AutoencoderRAE::from_pretrained(vae, eight_bits(own)).encode(ctx, pixels));
+  change("encoder.");
+  const auto model = AutoencoderRAE::from_pretrained(vae, eight_bits(own));
+  EXPECT_RAEDIT_ERROR(model.encode(ctx, pixels), ErrorCode::format, "of another model", "'vae.encoder.", own);
+  change("decoder.");
+  EXPECT_RAEDIT_ERROR(AutoencoderRAE::from_pretrained(vae, eight_bits(own)), ErrorCode::format, "of another model",
+                      "'vae.decoder.", own);
+}
+
+TEST_F(QuantizedModel, ACalibrationIsThatOfACopyInBfloat16) {
+  const std::string tiny = test::test_data("pipeline"), own = calibrated(tiny), copy = scratch_ / "copy";
+  RAEDiTPipeline::from_pretrained(tiny, {.dtype = DType::bfloat16}).save_pretrained(copy);
+  Context ctx({.threads = 1});
+  const auto pipeline = RAEDiTPipeline::from_pretrained(copy, eight_bits(own));
+  EXPECT_NO_THROW(pipeline.vae().encode(ctx, test::normal_tensor({1, 3, 32, 32}, 3)));
 }
 
 TEST_F(QuantizedModel, CalibrationNeedsAPicture) {
