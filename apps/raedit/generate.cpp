@@ -52,7 +52,7 @@ struct Generation {
   GenerateOptions options;
   Output output;
   FoundModel model;
-  std::vector<std::string> notes;
+  std::vector<std::string> notes, of_loading;
   std::optional<RAEDiT2DModel> guide;  // guides instead of the class that is none
   Tensor latents;                      // given noise; undefined when it is drawn from seeds
   std::vector<Picture> pictures;
@@ -311,11 +311,10 @@ RAEDiTPipeline open_all(Generation& g, ProgressBar& bar, const Interrupt& interr
   check_guide_calibration(g.options, g.model.upstream);
   const Stopwatch watch;
   LoadOptions load = load_options(g.options);
-  std::vector<std::string> of_loading;
-  load.note = [&](const std::string& text) { of_loading.push_back(text); };
+  load.note = [&g](const std::string& text) { g.of_loading.push_back(text); };
   RAEDiTPipeline pipeline = open_models(g, load, hub);
   g.seconds.load = watch.seconds();
-  g.notes.insert(g.notes.end(), of_loading.begin(), of_loading.end());
+  g.notes.insert(g.notes.end(), g.of_loading.begin(), g.of_loading.end());
   bar.say(fmt::format("load {} in {}", g.model.path, human_seconds(g.seconds.load)));
   for (const std::string& note : g.notes) bar.say("note: " + note);
   return pipeline;

@@ -26,9 +26,10 @@ struct LoadOptions {
   // A file that calibrate() wrote for this model, for less error in int8; empty: none.
   std::string calibration = {};
   // A folder for packed weights, which later loads of the same checkpoint map instead of packing anew; empty: what the
-  // environment variable RAEDIT_PACKED_CACHE names, or none. For safetensors on the processor.
+  // environment variable RAEDIT_PACKED_CACHE names, or none. On the processor.
   std::string packed_cache = {};
-  // Hears of what went another way than asked for, one line each.
+  // Hears of what went another way than asked for, one line each. An autoencoder keeps it: its encoder is loaded when
+  // somebody encodes.
   std::function<void(const std::string&)> note = {};
 };
 

@@ -40,6 +40,7 @@ class TranslatedWeights final : public WeightSet {
   const std::string& file_of(std::string_view name) const override;
   void drop_pages(std::string_view name) const override;
   void prefetch(std::string_view name) const override;
+  std::vector<std::shared_ptr<const MappedFile>> files() const override { return source_->files(); }
 
  private:
   struct Entry {

@@ -346,11 +346,8 @@ const std::vector<std::string>& SafetensorsFile::names() const {
 const SafetensorsMetadata& SafetensorsFile::metadata() const {
   return state_->metadata;
 }
-const MappedFile& SafetensorsFile::file() const {
-  return *state_->file;
-}
-const std::shared_ptr<Storage>& SafetensorsFile::storage() const {
-  return state_->storage;
+std::shared_ptr<const MappedFile> SafetensorsFile::file() const {
+  return state_->file;
 }
 bool SafetensorsFile::contains(std::string_view name) const {
   return state_->index.count(name) > 0;

@@ -40,9 +40,8 @@ class SafetensorsFile {
   void drop_pages(std::string_view name) const;
   void prefetch(std::string_view name) const;
   const SafetensorsMetadata& metadata() const;
-  // All of it, header included; tensor() hands out views of the storage.
-  const MappedFile& file() const;
-  const std::shared_ptr<Storage>& storage() const;
+  // All of it, header included.
+  std::shared_ptr<const MappedFile> file() const;
 
  private:
   struct State;
@@ -70,6 +69,7 @@ class SafetensorsSet final : public WeightSet {
   const std::string& file_of(std::string_view name) const override { return shard(name).path(); }
   void drop_pages(std::string_view name) const override { shard(name).drop_pages(name); }
   void prefetch(std::string_view name) const override { shard(name).prefetch(name); }
+  std::vector<std::shared_ptr<const MappedFile>> files() const override;
   // Of the single file, or of the first shard.
   const SafetensorsMetadata& metadata() const { return shards_.front().metadata(); }
   const std::vector<SafetensorsFile>& shards() const { return shards_; }

@@ -44,6 +44,12 @@ void SafetensorsSet::add(const SafetensorsFile& file) {
   shards_.push_back(file);
 }
 
+std::vector<std::shared_ptr<const MappedFile>> SafetensorsSet::files() const {
+  std::vector<std::shared_ptr<const MappedFile>> all;
+  for (const SafetensorsFile& shard : shards_) all.push_back(shard.file());
+  return all;
+}
+
 const SafetensorsFile& SafetensorsSet::shard(std::string_view name) const {
   const auto it = shard_of_.find(name);
   if (it == shard_of_.end()) raise_no_tensor(name, *this);

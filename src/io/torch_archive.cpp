@@ -249,6 +249,10 @@ const PickleValue& TorchArchive::root() const {
   return *state_->root;
 }
 
+std::shared_ptr<const MappedFile> TorchArchive::file() const {
+  return state_->file;
+}
+
 std::string_view TorchArchive::format() const {
   return state_->zip ? "zip" : "legacy";
 }
@@ -339,6 +343,7 @@ class StateDict final : public WeightSet {
   const std::string& file_of(std::string_view) const override { return archive_.path(); }
   void drop_pages(std::string_view name) const override { archive_.drop_pages(entry(name).value); }
   void prefetch(std::string_view name) const override { archive_.prefetch(entry(name).value); }
+  std::vector<std::shared_ptr<const MappedFile>> files() const override { return {archive_.file()}; }
 
  private:
   struct Entry {

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "io/files.h"
 #include "io/pickle.h"
 #include "io/weight_set.h"
 
@@ -35,6 +36,7 @@ class TorchArchive {
   void drop_pages(const PickleValue& value) const;
   void prefetch(const PickleValue& value) const;
 
+  std::shared_ptr<const MappedFile> file() const;
   // "zip" or "legacy", for people.
   std::string_view format() const;
 

@@ -44,6 +44,13 @@ JoinedWeights::JoinedWeights(std::string path, Parts parts) : path_(std::move(pa
     }
 }
 
+std::vector<std::shared_ptr<const MappedFile>> JoinedWeights::files() const {
+  std::vector<std::shared_ptr<const MappedFile>> all;
+  for (const auto& part : parts_)
+    for (auto& file : part->files()) all.push_back(std::move(file));
+  return all;
+}
+
 const WeightSet& JoinedWeights::part(std::string_view name) const {
   const auto it = part_of_.find(name);
   if (it == part_of_.end()) raise_no_tensor(name, *this);

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "io/files.h"
 #include "io/tensor_bytes.h"
 #include "raedit/tensor.h"
 
@@ -37,6 +38,8 @@ class WeightSet {
   virtual Tensor piece(std::string_view name, int) const { return tensor(name); }
   // The file that holds the tensor, for messages.
   virtual const std::string& file_of(std::string_view name) const = 0;
+  // All of them, mapped, in the same order whenever the same checkpoint is opened. Tensors may lie elsewhere.
+  virtual std::vector<std::shared_ptr<const MappedFile>> files() const { return {}; }
   // Lets the tensor's pages leave the resident set, where it lies in a mapped file. They can be read again.
   virtual void drop_pages(std::string_view name) const = 0;
   // Has the disk bring them, for a tensor that is asked for soon.
@@ -88,6 +91,7 @@ class JoinedWeights final : public WeightSet {
   const std::string& file_of(std::string_view name) const override { return part(name).file_of(name); }
   void drop_pages(std::string_view name) const override { part(name).drop_pages(name); }
   void prefetch(std::string_view name) const override { part(name).prefetch(name); }
+  std::vector<std::shared_ptr<const MappedFile>> files() const override;
 
  private:
   const WeightSet& part(std::string_view name) const;

@@ -6,6 +6,7 @@
 #include <array>
 #include <string_view>
 
+#include "backend/device/device.h"
 #include "core/check.h"
 #include "core/guard.h"
 #include "models/packed_cache.h"
@@ -118,9 +119,9 @@ AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, std::sh
   }
   const auto kernels = loading_kernels(options);
   calibration_check_ = plan_quantization(all, weights, options, kAutoencoderPart);
-  const auto cache = PackedCache::open(weights, options, *kernels);
+  cache_ = PackedCache::open(weights, options, *kernels);
   load_parameters(now, weights, dtype, *kernels,
-                  cache != nullptr && cache->knows_calibration() ? nullptr : calibration_check_);
+                  cache_ != nullptr && cache_->knows_calibration() ? nullptr : calibration_check_);
   parameters.decoder.complete();
   latents_divisor = parameters.latents_std.value.clone();
   for (int64_t i = 0; i < latents_divisor.numel(); ++i) latents_divisor.data<float>()[i] += 1e-5f;
@@ -129,7 +130,7 @@ AutoencoderRae::AutoencoderRae(const AutoencoderRAEConfig& c, Json json, std::sh
        {&parameters.encoder_mean, &parameters.encoder_std, &parameters.latents_mean, &parameters.latents_std})
     nn::place(*p, *kernels);
   settle(parameters.decoder, *kernels);
-  if (cache != nullptr) cache->finish();
+  if (cache_ != nullptr) cache_->finish();
 }
 
 const Encoder& AutoencoderRae::ready_encoder(Context& ctx) const {
@@ -142,8 +143,14 @@ const Encoder& AutoencoderRae::ready_encoder(Context& ctx) const {
     NamedParameters named;
     nn::for_each_parameter(
         encoder, [&](const std::string& name, nn::Parameter& p) { named.emplace_back(name, &p); }, "encoder");
-    load_parameters(named, *weights_, dtype, ctx.kernels(), calibration_check_);
-    settle(encoder, ctx.kernels());
+    // A store is for kernels that load; the context's do other things, too.
+    const auto loading = cache_ == nullptr ? nullptr : make_kernels(ctx.device(), ctx.threads());
+    const auto cache = loading == nullptr ? nullptr : cache_->open_part("encoder", *loading);
+    const backend::Kernels& kernels = loading == nullptr ? ctx.kernels() : *loading;
+    load_parameters(named, *weights_, dtype, kernels,
+                    cache != nullptr && cache->knows_calibration() ? nullptr : calibration_check_);
+    settle(encoder, kernels);
+    if (cache != nullptr) cache->finish();
     encoder_ = std::move(encoder);
   });
   return encoder_;

@@ -17,6 +17,8 @@
 
 namespace raedit::models {
 
+class PackedCache;
+
 using Encoder = std::variant<Dinov2WithRegisters, Siglip2, VitMae>;
 
 // What a checkpoint of the autoencoder holds.
@@ -71,6 +73,7 @@ struct AutoencoderRae {
   std::shared_ptr<const WeightSet> weights_;
   bool without_encoder_;
   TensorCheck calibration_check_;
+  std::shared_ptr<PackedCache> cache_;  // null: none
   // The encoder waits in the mapped file until somebody encodes.
   mutable Encoder encoder_;
   mutable std::once_flag encoder_once_;

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <utility>
 
 #include "core/check.h"
@@ -13,7 +14,6 @@
 #include "io/crc32.h"
 #include "io/files.h"
 #include "io/hash.h"
-#include "io/safetensors.h"
 #include "models/checkpoint.h"
 
 namespace raedit::models {
@@ -34,17 +34,17 @@ std::string folder_of(const LoadOptions& options) {
 }
 
 // See the head of packed_cache.h.
-std::string key_of(const SafetensorsSet& set, const LoadOptions& options, const std::string& layout) {
+std::string key_of(const std::vector<std::shared_ptr<const MappedFile>>& files, const LoadOptions& options,
+                   const std::string& layout) {
   Sha256 digest;
   digest.update(fmt::format("{}\n{}\n{}\n", layout, name_of(options.dtype), static_cast<int>(options.quantization)));
   // Files of their own, so that calibrations which are used by turns do not push each other out.
   if (!options.calibration.empty()) digest.update(sha256_of_file(options.calibration) + "\n");
-  for (const SafetensorsFile& shard : set.shards()) {
-    const MappedFile& file = shard.file();
-    const auto sums = crc32_of_pieces(file, 0, file.size(), kSourcePiece, threads_of(options));
-    digest.update(fmt::format("{}\n", file.size()));
+  for (const auto& file : files) {
+    const auto sums = crc32_of_pieces(*file, 0, file->size(), kSourcePiece, threads_of(options));
+    digest.update(fmt::format("{}\n", file->size()));
     digest.update(sums.data(), sums.size() * sizeof(uint32_t));
-    file.drop_pages(0, file.size());
+    file->drop_pages(0, file->size());
   }
   return digest.hex();
 }
@@ -82,21 +82,34 @@ std::string header_of(const MappedFile& file) {
 
 std::shared_ptr<PackedCache> PackedCache::open(const WeightSet& weights, const LoadOptions& options,
                                                backend::Kernels& kernels) {
-  const std::string folder = folder_of(options);
-  const auto* set = dynamic_cast<const SafetensorsSet*>(&weights);
   auto* packer = dynamic_cast<backend::PacksOnHost*>(&kernels);
-  if (folder.empty() || set == nullptr || packer == nullptr) return nullptr;
-  std::shared_ptr<PackedCache> cache(new PackedCache(folder, key_of(*set, options, packer->packed_layout()), options));
-  for (const SafetensorsFile& shard : set->shards()) cache->files_.push_back(shard.storage());
+  if (folder_of(options).empty() || packer == nullptr) return nullptr;
+  const Files files = weights.files();
+  if (files.empty()) return nullptr;
+  return open_file(key_of(files, options, packer->packed_layout()), options, files, *packer);
+}
+
+std::shared_ptr<PackedCache> PackedCache::open_part(const std::string& part, backend::Kernels& kernels) const {
+  auto* packer = dynamic_cast<backend::PacksOnHost*>(&kernels);
+  if (packer == nullptr) return nullptr;
+  Sha256 digest;
+  digest.update(key_ + "\n" + part + "\n");
+  return open_file(digest.hex(), options_, files_, *packer);
+}
+
+std::shared_ptr<PackedCache> PackedCache::open_file(std::string key, const LoadOptions& options, Files files,
+                                                    backend::PacksOnHost& packer) {
+  std::shared_ptr<PackedCache> cache(new PackedCache(std::move(key), options, std::move(files)));
   cache->read();
-  packer->set_packed_store(cache);
+  packer.set_packed_store(cache);
   return cache;
 }
 
-PackedCache::PackedCache(const std::string& folder, std::string key, const LoadOptions& options)
-    : path_((std::filesystem::path(folder) / (key.substr(0, 32) + ".packed")).string()),
+PackedCache::PackedCache(std::string key, const LoadOptions& options, Files files)
+    : path_((std::filesystem::path(folder_of(options)) / (key.substr(0, 32) + ".packed")).string()),
       key_(std::move(key)),
-      options_(options) {}
+      options_(options),
+      files_(std::move(files)) {}
 
 void PackedCache::note(const std::string& text) const {
   if (options_.note) options_.note(text);
@@ -133,20 +146,30 @@ void PackedCache::read() {
   found_.clear();
 }
 
-// The form, and where in which file of the checkpoint the weights are; empty where they are not all there.
+// See the head of packed_cache.h.
 std::string PackedCache::id_of(std::span<const Tensor> weights, const backend::PackedForm& form) const {
   std::string id(form.name);
   if (form.numbers.defined()) {
     Sha256 digest;
     const Tensor numbers = form.numbers.contiguous();
     digest.update(numbers.raw(), numbers.nbytes());
-    id += " " + digest.hex();
+    id += fmt::format(" {}", digest.hex());
   }
   for (const Tensor& weight : weights) {
-    const auto file = std::find(files_.begin(), files_.end(), weight.storage());
-    if (file == files_.end()) return "";
-    id += fmt::format(" {}:{} {} {}x{} {},{}", file - files_.begin(), weight.offset_bytes(), name_of(weight.dtype()),
-                      weight.dim(0), weight.dim(1), weight.stride(0), weight.stride(1));
+    const auto* const at = static_cast<const std::byte*>(weight.raw());
+    const auto file = std::ranges::find_if(files_, [&](const auto& f) {
+      return std::greater_equal<>()(at, f->data()) && std::less<>()(at, f->data() + f->size());
+    });
+    const std::string shape = fmt::format("{} {}x{}", name_of(weight.dtype()), weight.dim(0), weight.dim(1));
+    if (file != files_.end()) {
+      id += fmt::format(" {}:{} {} {},{}", file - files_.begin(), at - (*file)->data(), shape, weight.stride(0),
+                        weight.stride(1));
+      continue;
+    }
+    Sha256 digest;
+    const auto sums = crc32_of_numbers(weight, weight.dtype(), threads_of(options_));
+    digest.update(sums.data(), sums.size() * sizeof(uint32_t));
+    id += fmt::format(" {} {}", digest.hex(), shape);
   }
   return id;
 }
@@ -162,9 +185,7 @@ std::shared_ptr<Storage> PackedCache::find(std::span<const Tensor> weights, cons
 
 void PackedCache::keep(std::span<const Tensor> weights, const backend::PackedForm& form,
                        std::shared_ptr<Storage> packed) {
-  const std::string id = id_of(weights, form);
-  if (id.empty()) return;
-  used_.push_back({id, std::move(packed)});
+  used_.push_back({id_of(weights, form), std::move(packed)});
   complete_ = false;
 }
 

@@ -1,5 +1,6 @@
 // An upstream folder as --model: generate, labels, info, reconstruct. And torch files under info and compare.
 #include <filesystem>
+#include <map>
 #include <sstream>
 
 #include "convert_cli.h"
@@ -227,6 +228,36 @@ TEST_F(UpstreamTest, ReconstructsAsTheConvertedFolderDoes) {
   expect_success({"convert", "pipeline", "--repo_or_path", folder_, "--output_path", "converted/upstream"}, offline_);
   EXPECT_EQ(expect_success({"reconstruct", "picture.png", "--model", "converted/upstream"}), direct);
   EXPECT_EQ(slurp(path("picture_reconstructed.png")), pixels);
+}
+
+// Matrices that are put together from several tensors, too.
+TEST_F(UpstreamTest, PackedWeightsAreKept) {
+  const Words few{"--steps", "2", "--count", "1"}, kept{"--packed-cache", "cache"};
+  expect_success(generate(folder_, "plain.safetensors", few), offline_);
+  expect_success(generate(folder_, "picture.png", few), offline_);
+  const auto written = [&] {
+    std::map<std::string, fs::file_time_type> times;
+    for (const auto& entry : fs::directory_iterator(path("cache")))
+      times[entry.path().string()] = entry.last_write_time();
+    return times;
+  };
+  expect_success(generate(folder_, "first.safetensors", few + kept), offline_);
+  const auto first = written();
+  EXPECT_EQ(first.size(), 2u) << "transformer and decoder";
+  const Result result = run(generate(folder_, "second.safetensors", few + kept), offline_);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_FALSE(holds(result.err, "packed")) << result.err;
+  EXPECT_EQ(written(), first);
+  EXPECT_EQ(slurp(path("first.safetensors")), slurp(path("plain.safetensors")));
+  EXPECT_EQ(slurp(path("second.safetensors")), slurp(path("plain.safetensors")));
+
+  const Words reconstruct{"reconstruct", "picture.png", "--model", folder_};
+  const std::string plain = expect_success(reconstruct, offline_);
+  EXPECT_EQ(expect_success(reconstruct + kept, offline_), plain);
+  const auto with_encoder = written();
+  EXPECT_EQ(with_encoder.size(), 3u);
+  EXPECT_EQ(expect_success(reconstruct + kept, offline_), plain);
+  EXPECT_EQ(written(), with_encoder);
 }
 
 class TorchInfoTest : public CliTest {

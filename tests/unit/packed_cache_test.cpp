@@ -5,12 +5,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <thread>
+#include <tuple>
 
 #include "io/crc32.h"
+#include "io/torch_write.h"
+#include "io/weight_folder.h"
 #include "models/internals.h"
 #include "raedit/calibration.h"
 #include "raedit/rae_dit_pipeline.h"
+#include "unit/expect_error.h"
 #include "unit/model_folder.h"
 
 namespace raedit {
@@ -77,7 +82,7 @@ struct Numbers {
   Quantization quantization;
 };
 
-class PackedCacheTest : public testing::TestWithParam<Numbers> {
+class PackedCacheTest : public ::testing::TestWithParam<Numbers> {
  protected:
   std::string weights() const { return model_.path() + "/diffusion_pytorch_model.safetensors"; }
 
@@ -225,17 +230,183 @@ TEST_P(PackedCacheTest, ManyMayLoadAtOnce) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, PackedCacheTest,
-                         testing::Values(Numbers{DType::float32, Quantization::none},
-                                         Numbers{DType::bfloat16, Quantization::none},
-                                         Numbers{DType::float32, Quantization::int8},
-                                         Numbers{DType::bfloat16, Quantization::int8}),
+                         ::testing::Values(Numbers{DType::float32, Quantization::none},
+                                           Numbers{DType::bfloat16, Quantization::none},
+                                           Numbers{DType::float32, Quantization::int8},
+                                           Numbers{DType::bfloat16, Quantization::int8}),
                          [](const auto& info) {
                            const bool eight = info.param.quantization == Quantization::int8;
                            return std::string(name_of(info.param.dtype)) + (eight ? "_int8" : "");
                          });
 
+// The encoder of an autoencoder is packed when somebody encodes, and has a file of its own.
+class EncoderCacheTest : public ::testing::TestWithParam<std::tuple<const char*, Numbers>> {
+ protected:
+  AutoencoderRAE open(const std::string& folder) {
+    LoadOptions options;
+    options.dtype = std::get<1>(GetParam()).dtype;
+    options.quantization = std::get<1>(GetParam()).quantization;
+    options.packed_cache = folder;
+    options.note = [this](const std::string& text) { notes_.push_back(text); };
+    return AutoencoderRAE::from_pretrained(model_.path(), options);
+  }
+  AutoencoderRAE open() { return open(cache_.path()); }
+  static std::vector<float> encode(const AutoencoderRAE& vae) {
+    const int64_t side = vae.config().encoder_input_size;
+    Context ctx;
+    return vae.encode(ctx, test::normal_tensor({2, 3, side, side}, 1)).to_vector<float>();
+  }
+  static std::vector<float> decode(const AutoencoderRAE& vae) {
+    const auto& c = vae.config();
+    Context ctx;
+    const Shape shape = c.reshape_to_2d ? Shape{1, c.encoder_hidden_size, c.grid(), c.grid()}
+                                        : Shape{1, c.num_patches(), c.encoder_hidden_size};
+    return vae.decode(ctx, test::normal_tensor(shape, 2)).to_vector<float>();
+  }
+  std::vector<std::string> files() const { return files_in(cache_.path()); }
+  // That one which encoding makes.
+  std::string make_both() {
+    const AutoencoderRAE vae = open();
+    const auto before = files();
+    EXPECT_EQ(before.size(), 1u);
+    encode(vae);
+    EXPECT_EQ(files().size(), 2u);
+    return files().at(0) == before.at(0) ? files().at(1) : files().at(0);
+  }
+
+  ModelFolder model_{std::string("autoencoder/") + std::get<0>(GetParam())};
+  ScratchFolder cache_;
+  std::vector<std::string> notes_;
+};
+
+TEST_P(EncoderCacheTest, GivesTheSameBitsAndIsWrittenOnce) {
+  const auto encoded = encode(open("")), decoded = decode(open(""));
+  const std::string path = make_both();
+  const auto written = fs::last_write_time(path);
+  const AutoencoderRAE vae = open();
+  EXPECT_EQ(encode(vae), encoded);
+  EXPECT_EQ(decode(vae), decoded);
+  EXPECT_EQ(fs::last_write_time(path), written);
+  EXPECT_EQ(files().size(), 2u);
+  EXPECT_TRUE(notes_.empty()) << notes_[0];
+}
+
+TEST_P(EncoderCacheTest, HoldsEveryMatrixThatProductsRead) {
+  const std::string path = make_both();
+  const AutoencoderRAE vae = open();
+  const auto encoded = encode(vae), decoded = decode(vae);
+  int64_t matrices = 0;
+  nn::for_each_parameter(models::Internals::of(vae).loaded_encoder(),
+                         [&](const std::string&, const nn::Parameter& p) { matrices += p.packed != nullptr ? 1 : 0; });
+  Packed packed(path);
+  EXPECT_EQ(static_cast<int64_t>(packed.header["entries"].size()), matrices);
+  std::fill(packed.data.begin(), packed.data.end(), '\0');
+  packed.write(path);
+  EXPECT_NE(encode(open()), encoded);
+  EXPECT_EQ(decode(open()), decoded);
+  EXPECT_TRUE(notes_.empty()) << notes_[0];
+}
+
+TEST_P(EncoderCacheTest, ADamagedFileIsSaidWhenSomebodyEncodes) {
+  const auto encoded = encode(open(""));
+  const std::string path = make_both(), good = slurp(path);
+  std::string damaged = good;
+  damaged[good.size() - 100] ^= 1;
+  spit(path, damaged);
+  const AutoencoderRAE vae = open();
+  EXPECT_TRUE(notes_.empty()) << notes_[0];
+  EXPECT_EQ(encode(vae), encoded);
+  ASSERT_EQ(notes_.size(), 1u);
+  EXPECT_NE(notes_[0].find(path), std::string::npos) << notes_[0];
+  EXPECT_NE(notes_[0].find("it is damaged"), std::string::npos) << notes_[0];
+  EXPECT_EQ(slurp(path), good);
+}
+
+TEST_P(EncoderCacheTest, SeesAChangedCheckpoint) {
+  const std::string weights = model_ / "diffusion_pytorch_model.safetensors";
+  make_both();
+  std::string content = slurp(weights);
+  const auto set = SafetensorsSet::open(model_.path());
+  for (const std::string& name : set.names())
+    if (name.starts_with("encoder.")) content[set.info(name).offset] ^= 0x10;
+  spit(weights, content);
+  EXPECT_EQ(encode(open()), encode(open("")));
+  EXPECT_EQ(files().size(), 4u);
+  EXPECT_TRUE(notes_.empty()) << notes_[0];
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EncoderCacheTest,
+                         ::testing::Combine(::testing::Values("dinov2", "siglip2", "mae"),
+                                            ::testing::Values(Numbers{DType::float32, Quantization::none},
+                                                              Numbers{DType::bfloat16, Quantization::int8})),
+                         [](const auto& info) {
+                           return std::string(std::get<0>(info.param)) + "_" +
+                                  std::string(name_of(std::get<1>(info.param).dtype));
+                         });
+
+// Weights that are not safetensors, or not in one piece of a file.
+class OtherSourcesTest : public ::testing::Test {
+ protected:
+  std::vector<float> run(const std::shared_ptr<const WeightSet>& weights, const std::string& folder) {
+    LoadOptions options{.packed_cache = folder};
+    options.note = [this](const std::string& text) { notes_.push_back(text); };
+    model_ = std::make_unique<RAEDiT2DModel>(
+        RAEDiT2DModel::from_source({models::read_config(base_, "RAEDiT2DModel"), weights, "config"}, options));
+    return run_model(*model_);
+  }
+  // Twice through the cache, which has every matrix then.
+  void expect_kept(const std::shared_ptr<const WeightSet>& weights) {
+    const auto expected = run(weights, "");
+    EXPECT_EQ(run(weights, cache_.path()), expected);
+    ASSERT_EQ(files_in(cache_.path()).size(), 1u);
+    const std::string path = files_in(cache_.path())[0], content = slurp(path);
+    const auto written = fs::last_write_time(path);
+    EXPECT_EQ(run(weights, cache_.path()), expected);
+    EXPECT_EQ(fs::last_write_time(path), written);
+    EXPECT_EQ(slurp(path), content);
+    int64_t matrices = 0;
+    nn::for_each_parameter(models::Internals::of(*model_), [&](const std::string&, const nn::Parameter& p) {
+      matrices += p.packed != nullptr ? 1 : 0;
+    });
+    EXPECT_EQ(static_cast<int64_t>(Packed(path).header["entries"].size()), matrices);
+    EXPECT_TRUE(notes_.empty()) << notes_[0];
+  }
+
+  const std::string base_ = test::test_data("transformer/base");
+  ScratchFolder scratch_, cache_;
+  std::unique_ptr<RAEDiT2DModel> model_;
+  std::vector<std::string> notes_;
+};
+
+TEST_F(OtherSourcesTest, PyTorchFilesAreKept) {
+  std::vector<TensorSource> sources;
+  for (const auto& [name, tensor] : test::read_weights(base_)) sources.push_back(TensorSource::of(name, tensor));
+  const std::string file = scratch_ / "model.bin";
+  write_torch(file, sources);
+  expect_kept(open_weight_file(file));
+}
+
+// Half of the matrices are computed: they go by their numbers.
+TEST_F(OtherSourcesTest, MatricesThatLieInNoFileAreKept) {
+  NamedTensors in_file, in_memory;
+  for (const auto& [name, tensor] : test::read_weights(base_))
+    (in_file.size() > in_memory.size() ? in_memory : in_file).emplace_back(name, tensor);
+  write_safetensors(scratch_ / "half.safetensors", in_file);
+  const auto weights = std::make_shared<JoinedWeights>(JoinedWeights::Parts{
+      open_weight_file(scratch_ / "half.safetensors"), std::make_shared<MemoryWeights>("computed", in_memory)});
+  expect_kept(weights);
+  const auto before = run(weights, "");
+  for (const auto& [name, tensor] : in_memory)
+    if (tensor.rank() == 2) tensor.data<float>()[tensor.numel() - 1] += 1;
+  const auto changed = run(weights, "");
+  EXPECT_NE(changed, before);
+  EXPECT_EQ(run(weights, cache_.path()), changed);
+  EXPECT_EQ(run(weights, cache_.path()), changed);
+  EXPECT_EQ(files_in(cache_.path()).size(), 1u);
+}
+
 // A model in 8 bits under two calibrations, and without one.
-class CalibratedCacheTest : public testing::Test {
+class CalibratedCacheTest : public ::testing::Test {
  protected:
   void SetUp() override {
     Context ctx;
@@ -313,6 +484,26 @@ TEST_F(CalibratedCacheTest, AMatrixOfAnotherCalibrationIsNotTaken) {
   };
   EXPECT_EQ(shared(moved), static_cast<int64_t>(now.header["entries"].size()) - calibrated_);
   EXPECT_TRUE(notes_.empty()) << notes_[0];
+}
+
+// A file of both says that they belong together, and only then is the checkpoint not compared again.
+TEST_F(CalibratedCacheTest, AnotherModelIsRefusedWhateverIsThere) {
+  run(first_, cache_.path());
+  const ModelFolder other("pipeline");
+  const std::string transformer = other / "transformer";
+  test::Weights weights = test::read_weights(transformer);
+  const auto model = RAEDiT2DModel::from_pretrained(transformer, {.quantization = Quantization::int8});
+  std::string last;
+  nn::for_each_parameter(models::Internals::of(model), [&](const std::string& name, const nn::Parameter& p) {
+    if (p.eight_bits) last = name;
+  });
+  weights.at(last).data<float>()[0] += 1;
+  test::write_weights(transformer, weights);
+  LoadOptions options{.quantization = Quantization::int8, .calibration = first_, .packed_cache = cache_.path()};
+  for (int i = 0; i < 2; ++i)
+    EXPECT_RAEDIT_ERROR(RAEDiT2DModel::from_pretrained(transformer, options), ErrorCode::format, "of another model",
+                        last);
+  EXPECT_EQ(files_in(cache_.path()).size(), 1u);
 }
 
 TEST_F(CalibratedCacheTest, ADamagedFileIsSaidAndMadeAnew) {

@@ -166,11 +166,12 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack_as(const Tensor& weight, DT
   packed->k = weight.dim(1);
   packed->dtype = compute;
   packed->paired = paired;
-  // What comes from a file stays as long as the model; in training weights are packed anew in every step.
-  const bool stays = weight.storage()->read_only();
+  // What comes from a file stays as long as the model, as does all that is packed while there is a store; in training
+  // weights are packed anew in every step.
+  const bool stays = store_ != nullptr || weight.storage()->read_only();
   const size_t bytes = packed->nbytes();
   const PackedForm form{paired ? "paired" : "plain"};
-  if (stays && store_ != nullptr) packed->storage = store_->find({&weight, 1}, form, bytes);
+  if (store_ != nullptr) packed->storage = store_->find({&weight, 1}, form, bytes);
   if (packed->storage != nullptr) return packed;
   packed->storage = stays ? Storage::allocate(bytes) : temporary_bytes(bytes);
   const bool in_rows = weight.stride(1) == 1;
@@ -178,7 +179,7 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack_as(const Tensor& weight, DT
     in_rows ? pack_rows<float>(weight, *packed, threads_) : pack_from<float>(weight, *packed, threads_);
   else
     in_rows ? pack_rows<uint16_t>(weight, *packed, threads_) : pack_from<bfloat16>(weight, *packed, threads_);
-  if (stays && store_ != nullptr) store_->keep({&weight, 1}, form, packed->storage);
+  if (store_ != nullptr) store_->keep({&weight, 1}, form, packed->storage);
   return packed;
 }
 

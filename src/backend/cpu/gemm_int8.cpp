@@ -143,8 +143,7 @@ std::shared_ptr<const PackedMatrix> CpuKernels::pack_int8_as(const Tensor& weigh
   packed->dtype = DType::int8;
   packed->paired = paired;
   packed->divides = input_max.defined();
-  // As in pack_as().
-  PackedStore* const store = weight.storage()->read_only() ? store_.get() : nullptr;
+  PackedStore* const store = store_.get();
   const PackedForm form{paired ? "int8 paired" : "int8", input_max};
   const auto found = store == nullptr ? nullptr : store->find({&weight, 1}, form, packed->nbytes());
   packed->look_at(found != nullptr ? found : Storage::allocate(packed->nbytes()));
