@@ -109,22 +109,23 @@ struct TransposedBlock {
 
   void multiply(int64_t first, int64_t last) const {
     if (has_amx_bf16()) return multiply_tiles(first, last);
-    for (int64_t block = first; block < last; block += kBlockPanels) {
-      for (int64_t column = 0; column < k; column += kTileColumns) {
-        for (int64_t panel = block; panel < std::min(block + kBlockPanels, last); ++panel) {
-          const int64_t row = panel * kPanel, rows = std::min(kPanel, n - row);
-          // 16 rows as 6, 5 and 5.
-          const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-          for (int64_t i = 0; i < tiles; ++i) {
-            const int64_t begin = rows * i / tiles;
-            one(row, begin, rows * (i + 1) / tiles - begin, column);
-          }
-        }
-      }
+    for (int64_t block = first; block < last; block += kBlockPanels)
+      for (int64_t column = 0; column < k; column += kTileColumns)
+        for (int64_t panel = block; panel < std::min(block + kBlockPanels, last); ++panel)
+          multiply_panel(panel * kPanel, column);
+  }
+
+  // 16 rows as 6, 5 and 5.
+  void multiply_panel(int64_t row, int64_t column) const {
+    const int64_t rows = std::min(kPanel, n - row), tiles = (rows + kTileRows - 1) / kTileRows;
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t begin = rows * i / tiles;
+      multiply_tile(row, begin, rows * (i + 1) / tiles - begin, column);
     }
   }
 
-  void one(int64_t row, int64_t begin, int64_t rows, int64_t column) const {
+  // Rows [begin, begin + rows) of the panel that begins with `row`.
+  void multiply_tile(int64_t row, int64_t begin, int64_t rows, int64_t column) const {
     const int64_t columns = std::min(kTileColumns, k - column);
     float* at = out + (row + begin) * out_stride + column;
     DotTile tile{rows,
