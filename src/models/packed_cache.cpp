@@ -225,6 +225,11 @@ void PackedCache::write() const {
   const std::string header = Json{{"key", key_}, {"bytes", offset}, {"crc32", sums}, {"entries", entries}}.dump();
   Head head{{}, header.size(), crc32(0, header.data(), header.size()), 0};
   std::memcpy(head.magic, kMagic, kMagicBytes);
+  // A pipe would be written to as it is, and wait for a reader.
+  std::error_code error;
+  const auto there = std::filesystem::status(path_, error).type();
+  RAEDIT_CHECK(there == std::filesystem::file_type::regular || there == std::filesystem::file_type::not_found,
+               {.code = ErrorCode::io, .what = "is there already, and no file", .where = path_});
   AtomicFile file(path_);
   file.write(&head, sizeof head);
   file.write(header);

@@ -1,6 +1,7 @@
 // The folder of packed weights: what is found in it gives the bits that packing gives, and only what belongs to the
 // checkpoint, whole and undamaged, is used.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cmath>
@@ -214,6 +215,18 @@ TEST_P(PackedCacheTest, AFolderThatCannotBeWrittenIsSaid) {
   EXPECT_EQ(run(cache_.path() + "/file/below"), run(""));
   ASSERT_EQ(notes_.size(), 1u);
   EXPECT_NE(notes_[0].find("packed weights are not kept"), std::string::npos) << notes_[0];
+}
+
+// A pipe under the file's name would keep who writes there waiting.
+TEST_P(PackedCacheTest, WhatIsNoFileIsLeftAlone) {
+  const auto expected = run();
+  const std::string name = files().front();
+  fs::remove(name);
+  ASSERT_EQ(::mkfifo(name.c_str(), 0600), 0);
+  EXPECT_EQ(run(), expected);
+  ASSERT_EQ(notes_.size(), 1u);
+  EXPECT_NE(notes_[0].find("packed weights are not kept"), std::string::npos) << notes_[0];
+  EXPECT_TRUE(fs::is_fifo(name));
 }
 
 TEST_P(PackedCacheTest, ManyMayLoadAtOnce) {
