@@ -1,11 +1,13 @@
 """What reusing the encoder stream costs in pictures and saves in time: `raedit generate --encoder-reuse` by turns.
 
     python tools/compare_encoder_reuse.py MODEL STEPS:REUSE STEPS:REUSE ... [--classes 13,31] [--count 4] [--seed 0]
-        [--guidance 1] [--dtype float32] [--rounds 3] [--raedit build/release/bin/raedit] [--sheet SHEET.png]
+        [--guidance 1] [--dtype float32] [--rounds 3] [--find-seed 1000] [--raedit build/release/bin/raedit]
+        [--sheet SHEET.png]
 
 The first variant is what the others are compared with: "50:1 50:2 50:0,1,2,5,9 25:1" is 50 steps without reuse, beside every
-second step, a list, and half the steps. Each round runs every variant once; the median of the sampling times counts.
-Differences are of the 8-bit pictures. The sheet has a row for each variant, a column for each class (its first picture).
+second step, a list, and half the steps. "50:found9" is the list of 9 steps that `raedit reuse` finds on pictures of other
+seeds (--find-seed). Each round runs every variant once; the median of the sampling times counts. Differences are of the
+8-bit pictures. The sheet has a row for each variant, a column for each class (its first picture).
 Needs numpy, and Pillow for a sheet.
 """
 
@@ -20,6 +22,19 @@ import tempfile
 import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def find(args, variant):
+    """The same variant, with the list that "found9" stands for."""
+    steps, reuse = variant.split(":")
+    if not reuse.startswith("found"):
+        return variant
+    command = [args.raedit, "reuse", "--model", args.model, "--steps", steps, "--passes", reuse[len("found") :],
+               "--guidance", str(args.guidance), "--dtype", args.dtype, "--seed", str(args.find_seed), "--json"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    print(f"{variant} is {found['encoder_reuse']}, similarity {found['similarity']:.4f}; at even distance "
+          f"({found['even']}) {found['even_similarity']:.4f}")
+    return f"{steps}:{found['encoder_reuse']}"
 
 
 def generate(args, variant, path):
@@ -57,15 +72,18 @@ def main():
     parser.add_argument("--guidance", type=float, default=1)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--find-seed", type=int, default=1000)
     parser.add_argument("--raedit", default=os.path.join(HERE, "..", "build", "release", "bin", "raedit"))
     parser.add_argument("--sheet")
     args = parser.parse_args()
 
+    lists = {variant: find(args, variant) for variant in args.variants}
     seconds, passes, pictures = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(args.rounds):
             for variant in args.variants:
-                took, passes[variant], pictures[variant] = generate(args, variant, os.path.join(folder, "pictures.npz"))
+                took, passes[variant], pictures[variant] = generate(args, lists[variant],
+                                                                        os.path.join(folder, "pictures.npz"))
                 seconds.setdefault(variant, []).append(took)
 
     first = args.variants[0]

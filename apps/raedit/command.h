@@ -23,6 +23,7 @@ Command add_reconstruct(CLI::App& program);
 Command add_convert(CLI::App& program);
 Command add_compare(CLI::App& program);
 Command add_calibrate(CLI::App& program);
+Command add_reuse(CLI::App& program);
 Command add_bench(CLI::App& program);
 Command add_stats(CLI::App& program);
 Command add_train(CLI::App& program);

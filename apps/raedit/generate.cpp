@@ -259,21 +259,6 @@ Json to_json(const Generation& g, const Context& ctx, const std::vector<std::str
   return json;
 }
 
-// What upstream's YAML samples with, unless the command line says otherwise.
-void take_defaults(GenerateOptions& o, const UpstreamPipeline& upstream, std::vector<std::string>& notes) {
-  std::string taken;
-  const auto take = [&](bool given, auto& value, auto from, const char* name) {
-    if (given) return;
-    value = from;
-    taken += fmt::format(" {} {}", name, from);
-  };
-  take(o.given.steps, o.steps, upstream.num_inference_steps, "--steps");
-  take(o.given.guidance, o.guidance, upstream.guidance_scale, "--guidance");
-  take(o.given.guidance_start, o.guidance_start, upstream.guidance_start, "--guidance-start");
-  take(o.given.guidance_end, o.guidance_end, upstream.guidance_end, "--guidance-end");
-  if (!taken.empty()) notes.push_back(upstream.config_path + " says" + taken);
-}
-
 // Whether there is one may depend on a YAML.
 void check_guide_calibration(const GenerateOptions& o, bool guided_otherwise) {
   RAEDIT_CHECK(o.guide_calibration.empty() || !o.guide.empty() || guided_otherwise,
@@ -287,7 +272,7 @@ void take_upstream(Generation& g, const UpstreamPipeline& upstream) {
   check_guide_calibration(g.options, upstream.guide_transformer.has_value());
   g.notes = upstream.notes;
   g.guide = upstream.guide_transformer;
-  take_defaults(g.options, upstream, g.notes);
+  if (const std::string taken = take_defaults(g.options, upstream); !taken.empty()) g.notes.push_back(taken);
   check_generate_options(g.options);
 }
 

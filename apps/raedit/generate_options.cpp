@@ -55,26 +55,12 @@ void add_what(CLI::App& app, GenerateOptions& o) {
 }
 
 void add_sampling(CLI::App& app, GenerateOptions& o) {
-  app.add_option("--steps", o.steps, "sampling steps (default 50, or an upstream YAML's)")
-      ->type_name("N")
-      ->check(whole_number(1, kMostSteps));
-  app.add_option("--guidance", o.guidance, "classifier-free guidance scale; 1 is none (default 1, or a YAML's)")
-      ->type_name("X")
-      ->check(number(1));
+  add_guided_steps(app, o, kMostSteps);
   app.add_option(
-         "--guide", o.guide,
-         "weaker transformer to guide with instead (autoguidance): a folder, or one\ninside the model's, such as "
-         "guide_transformer (default: what an upstream YAML says)")
-      ->type_name("DIR");
-  app.add_option("--guidance-start", o.guidance_start, "guidance acts from this time (default 0, the finished picture)")
-      ->type_name("T")
-      ->check(number(0, 1));
-  app.add_option("--guidance-end", o.guidance_end, "and up to this one (default 1, pure noise)")
-      ->type_name("T")
-      ->check(number(0, 1));
-  app.add_option("--encoder-reuse", o.encoder_reuse,
-                 "compute the encoder stream in every K-th step alone, or in a list of steps\n(0,1,2,5,9), and reuse "
-                 "its tokens in the others: faster, for other pictures\n(default 1: compute in every step)")
+         "--encoder-reuse", o.encoder_reuse,
+         "compute the encoder stream in every K-th step alone, or in a list of steps\n(0,1,2,5,9; 'raedit reuse' "
+         "finds one), and reuse its tokens in the others: faster, for\nother pictures (default 1: compute in "
+         "every step)")
       ->type_name("K|LIST")
       ->check(encoder_schedule());
   app.add_option("--seed", o.seed, "picture k is drawn from seed N + k (default 0)")
@@ -117,6 +103,26 @@ void add_result(CLI::App& app, GenerateOptions& o) {
 
 }  // namespace
 
+void add_guided_steps(CLI::App& app, GenerateOptions& o, int64_t most_steps) {
+  app.add_option("--steps", o.steps, "sampling steps (default 50, or an upstream YAML's)")
+      ->type_name("N")
+      ->check(whole_number(1, most_steps));
+  app.add_option("--guidance", o.guidance, "classifier-free guidance scale; 1 is none (default 1, or a YAML's)")
+      ->type_name("X")
+      ->check(number(1));
+  app.add_option(
+         "--guide", o.guide,
+         "weaker transformer to guide with instead (autoguidance): a folder, or one\ninside the model's, such as "
+         "guide_transformer (default: what an upstream YAML says)")
+      ->type_name("DIR");
+  app.add_option("--guidance-start", o.guidance_start, "guidance acts from this time (default 0, the finished picture)")
+      ->type_name("T")
+      ->check(number(0, 1));
+  app.add_option("--guidance-end", o.guidance_end, "and up to this one (default 1, pure noise)")
+      ->type_name("T")
+      ->check(number(0, 1));
+}
+
 void add_generate_options(CLI::App& app, GenerateOptions& options) {
   add_what(app, options);
   add_sampling(app, options);
@@ -125,12 +131,30 @@ void add_generate_options(CLI::App& app, GenerateOptions& options) {
 }
 
 GivenOptions given_options(const CLI::App& app) {
-  return {app.count("--count") > 0,    app.count("--seed") > 0,           app.count("--steps") > 0,
-          app.count("--guidance") > 0, app.count("--guidance-start") > 0, app.count("--guidance-end") > 0};
+  const auto given = [&](const char* name) {
+    const CLI::Option* option = app.get_option_no_throw(name);
+    return option != nullptr && option->count() > 0;
+  };
+  return {given("--count"),    given("--seed"),           given("--steps"),
+          given("--guidance"), given("--guidance-start"), given("--guidance-end")};
 }
 
 EncoderReuse encoder_reuse(const GenerateOptions& o) {
   return parse_encoder_reuse(o.encoder_reuse).value_or(EncoderReuse{});
+}
+
+std::string take_defaults(GenerateOptions& o, const UpstreamPipeline& upstream) {
+  std::string taken;
+  const auto take = [&](bool given, auto& value, auto from, const char* name) {
+    if (given) return;
+    value = from;
+    taken += fmt::format(" {} {}", name, from);
+  };
+  take(o.given.steps, o.steps, upstream.num_inference_steps, "--steps");
+  take(o.given.guidance, o.guidance, upstream.guidance_scale, "--guidance");
+  take(o.given.guidance_start, o.guidance_start, upstream.guidance_start, "--guidance-start");
+  take(o.given.guidance_end, o.guidance_end, upstream.guidance_end, "--guidance-end");
+  return taken.empty() ? "" : upstream.config_path + " says" + taken;
 }
 
 void check_generate_options(const GenerateOptions& o) {

@@ -8,6 +8,7 @@
 
 #include "loading_options.h"
 #include "model_path.h"
+#include "raedit/convert.h"
 #include "raedit/rae_dit_pipeline.h"
 
 namespace raedit::cli {
@@ -46,7 +47,12 @@ struct GenerateOptions : LoadingOptions {
 };
 
 void add_generate_options(CLI::App& app, GenerateOptions& options);
+// --steps, and all that says how it is guided.
+void add_guided_steps(CLI::App& app, GenerateOptions& options, int64_t most_steps);
+// Of a command that has some of them.
 GivenOptions given_options(const CLI::App& app);
+// What upstream's YAML samples with, unless the command line says otherwise. A note on it, or nothing.
+std::string take_defaults(GenerateOptions& options, const UpstreamPipeline& upstream);
 // --encoder-reuse as the pipeline takes it: "3", or "0,1,2,5,9".
 EncoderReuse encoder_reuse(const GenerateOptions& options);
 // What only several options together can get wrong. Throws Error(invalid_argument).

@@ -132,8 +132,8 @@ int parse_and_run(int argc, char** argv) {
   program.formatter(std::make_shared<OneSpelling>());  // before there are commands, which inherit it
   const std::vector<Command> commands{add_generate(program),    add_labels(program),    add_info(program),
                                       add_reconstruct(program), add_convert(program),   add_compare(program),
-                                      add_bench(program),       add_calibrate(program), add_stats(program),
-                                      add_train(program),       add_help(program)};
+                                      add_bench(program),       add_calibrate(program), add_reuse(program),
+                                      add_stats(program),       add_train(program),     add_help(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

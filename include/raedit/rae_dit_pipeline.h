@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -24,7 +25,8 @@ enum class OutputType {
 };
 
 // In which steps of sampling the encoder stream of the transformer is computed; the other steps take its tokens from
-// the last one that did, and add their own time (encoder sharing, Wang et al., 2504.05741). Steps count from 0.
+// the last one that did, and add their own time (encoder sharing, Wang et al., 2504.05741). Steps count from 0. A list
+// made for the model: find_encoder_reuse.
 struct EncoderReuse {
   int64_t every = 1;                // every K-th step computes, the first one to begin with; 1 is no reuse
   std::vector<int64_t> steps = {};  // these compute, and no others: ascending, 0 first
@@ -51,6 +53,8 @@ struct RAEDiTPipelineArguments {
   int64_t num_inference_steps = 50;
   // Faster, for other pictures. A step whose guidance needs tokens that nobody made computes them, whatever this says.
   EncoderReuse encoder_reuse = {};
+  // Sees the tokens [N,T,D] that a step computed, those of the conditional half, as long as the call lasts.
+  std::function<void(int64_t step, const Tensor& tokens)> observe_tokens = {};
   OutputType output_type = OutputType::pil;
 };
 

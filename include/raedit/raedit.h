@@ -5,6 +5,7 @@
 #include "raedit/calibration.h"
 #include "raedit/context.h"
 #include "raedit/convert.h"
+#include "raedit/encoder_reuse_search.h"
 #include "raedit/error.h"
 #include "raedit/flow_match_euler_discrete.h"
 #include "raedit/generator.h"

@@ -148,6 +148,7 @@ RAEDiTPipelineOutput denoise(Context& ctx, const RAEDiT2DModel& model, FlowMatch
     ctx.throw_if_cancelled();
     const auto index = static_cast<size_t>(i);
     const Tensor v = velocity.at(latents, index);
+    if (a.observe_tokens && velocity.computes_tokens(index)) a.observe_tokens(i, velocity.tokens());
     StepOptions options;
     if (scheduler.config().stochastic_sampling) options.noise = noise.draw(latents.shape(), model.dtype());
     latents = scheduler.step(ctx, v, scheduler.timesteps()[index], latents, options);

@@ -102,7 +102,7 @@ bool VelocityField::repeats(size_t i) const {
 
 Tensor VelocityField::at(const Tensor& latents, size_t i) {
   const Guidance guidance = guidance_at(times_[i]);
-  if (reuses_) return from_tokens(latents, i, guidance);
+  if (in_pieces_) return from_tokens(latents, i, guidance);
   if (conditioning_of(i, guidance).modulations.defined()) return from_conditioning(latents, i, guidance);
   const double scale = arguments_.guidance_scale;
   const auto work = guidance == Guidance::guide ? guided_velocity(model_, *arguments_.guide_transformer, whole, scale)
@@ -142,7 +142,7 @@ void VelocityField::plan_encoder_passes() {
     rows = rows_of(guidance);
     guided = guidance == Guidance::guide;
   }
-  reuses_ = encoder_passes() < static_cast<int64_t>(times_.size());
+  in_pieces_ = encoder_passes() < static_cast<int64_t>(times_.size()) || arguments_.observe_tokens;
 }
 
 // Of steps_ahead_ steps from `begin` on that compute the encoder stream: a row for each picture, or half of one.

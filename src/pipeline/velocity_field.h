@@ -16,7 +16,7 @@ std::vector<float> step_times(const FlowMatchEulerDiscreteScheduler& scheduler);
 // Where the device has graphs, each kind of evaluation is captured once per Context and replayed. What times and labels
 // alone decide is made for many steps at once: its weights, a quarter of the XL model's, are then read once for all of
 // these steps, and not once for a row or two of each. With arguments.encoder_reuse an evaluation is two
-// pieces, the encoder stream and the rest, and only some steps run the first.
+// pieces, the encoder stream and the rest, and only some steps run the first; so it is where somebody observes tokens.
 class VelocityField {
  public:
   // times: of all steps. What is passed must outlive the field.
@@ -29,6 +29,10 @@ class VelocityField {
 
   // Whether step i > 0, in place of the one before it, would ask for the same memory.
   bool repeats(size_t i) const;
+
+  bool computes_tokens(size_t i) const { return encodes_[i]; }
+  // Those of the conditional half, after at() of a step that computed them for arguments.observe_tokens.
+  Tensor tokens() const { return tokens_.slice(0, 0, labels_.dim(0)); }
 
   // Of all steps.
   int64_t encoder_passes() const;
@@ -59,7 +63,7 @@ class VelocityField {
   const RAEDiTPipelineArguments& arguments_;
   const std::vector<float>& times_;
   std::vector<bool> encodes_;  // each step
-  bool reuses_ = false;        // not all of them
+  bool in_pieces_ = false;     // evaluations are: not every step encodes, or tokens are observed
   int64_t steps_ahead_ = 0;    // whose conditioning is made at once; 0: none
   RAEDiTConditioning ahead_;   // of the steps before ahead_end_ that compute the encoder stream
   size_t ahead_end_ = 0;

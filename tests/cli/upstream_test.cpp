@@ -152,6 +152,28 @@ TEST_F(UpstreamTest, LoadsTheModelsThatACommandNeeds) {
   EXPECT_EQ(expect_success(reconstruct, offline_), line);
 }
 
+TEST_F(UpstreamTest, ReuseIsFoundUnderTheGuidanceOfTheYaml) {
+  convert_with_guide();
+  change_config("num_steps: 50", "num_steps: 6");
+  const auto reuse = [&](const std::string& model, const Words& more) {
+    return Words{"reuse", "--model", model, "--pictures", "2", "--passes", "3"} + more;
+  };
+  const auto found = [&](const std::string& model, const Words& more) {
+    return parse_json(expect_success(reuse(model, more + Words{"--json"}), offline_), "reuse");
+  };
+  const std::string converted = path("converted/upstream");
+  const Words six{"--steps", "6"}, guided{"--guidance", "1.5", "--guide", "guide_transformer"};
+  const Json direct = found(folder_, {});
+  EXPECT_EQ(direct["steps"], 6);
+  EXPECT_EQ(direct["guidance"], 1.5);
+  EXPECT_EQ(direct["similarity"], found(converted, six + guided)["similarity"]);
+  EXPECT_NE(direct["similarity"], found(converted, six)["similarity"]);
+  EXPECT_EQ(found(folder_, {"--steps", "5"})["steps"], 5);
+  const Result said = run(reuse(folder_, {}), offline_);
+  EXPECT_TRUE(holds(said.err, "pipeline.yaml says --steps 6 --guidance 1.5")) << said.err;
+  expect_failure({"reuse", "--model", folder_, "--passes", "7"}, 2, {"passes is out of range", "1 to 6"}, offline_);
+}
+
 TEST_F(UpstreamTest, OptionsWinOverTheYaml) {
   change_config("num_steps: 50", "num_steps: 7");
   const Result result = run(generate(folder_, "a.safetensors", {"--steps", "3", "--json"}), offline_);

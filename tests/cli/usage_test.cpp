@@ -21,13 +21,14 @@ class UsageTest : public CliTest {
 TEST_F(UsageTest, HelpNamesEveryCommandAndShowsExamples) {
   const std::string help = expect_success({"help"});
   EXPECT_EQ(expect_success({"--help"}), help);
-  for (const char* part :
-       {"generate", "labels", "info", "reconstruct", "convert", "compare", "bench", "Examples:", "RAEDIT_MODEL_PATH"})
+  for (const char* part : {"generate", "labels", "info", "reconstruct", "convert", "compare", "bench", "reuse",
+                           "Examples:", "RAEDIT_MODEL_PATH"})
     EXPECT_NE(help.find(part), std::string::npos) << part;
 }
 
 TEST_F(UsageTest, EveryCommandHasHelpWithExamples) {
-  for (const std::string command : {"generate", "labels", "info", "reconstruct", "convert", "compare", "bench"}) {
+  for (const std::string command :
+       {"generate", "labels", "info", "reconstruct", "convert", "compare", "bench", "reuse"}) {
     const std::string help = expect_success({command, "--help"});
     EXPECT_NE(help.find("Examples:\n  raedit " + command), std::string::npos) << help;
     EXPECT_NE(help.find("Usage: raedit " + command), std::string::npos) << help;
