@@ -43,10 +43,7 @@ struct OpenModels {
 
 // With the guide of the command line or of an upstream YAML, as raedit generate has them.
 OpenModels open_models(GenerateOptions& o, const FoundModel& model, const HubOptions& hub, ProgressBar& bar) {
-  LoadOptions load;
-  load.dtype = dtype_from_name(o.dtype);
-  load.device = Device::from_name(o.device);
-  load.threads = o.threads;
+  const LoadOptions load = load_options(o);
   std::optional<RAEDiT2DModel> guide;
   RAEDiTPipeline pipeline = open_pipeline(model, load, hub, [&](const UpstreamPipeline& upstream) {
     guide = upstream.guide_transformer;
@@ -162,13 +159,9 @@ Command add_reuse(CLI::App& program) {
   app->add_option("--seed", request.seed, "picture k is drawn from seed N + k (default 0)")
       ->type_name("N")
       ->check(whole_number(0));
-  app->add_option("--dtype", request.dtype, "float32 or bfloat16 (default float32)")
-      ->type_name("TYPE")
-      ->check(one_of({"float32", "bfloat16"}));
-  app->add_option("--device", request.device, "cpu (default), cuda or cuda:N")->type_name("NAME")->check(device_name());
-  app->add_option("--threads", request.threads, "threads to use; 0 is all (default 0)")
-      ->type_name("N")
-      ->check(whole_number(0, 4096));
+  add_dtype_option(*app, request);
+  add_device_option(*app, request);
+  add_threads_option(*app, request);
   add_switch(*app, "--json", request.json, "print a JSON object");
   app->footer(kFooter);
   return {app, [app, options] {
