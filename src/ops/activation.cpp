@@ -13,7 +13,7 @@ namespace raedit::ops {
 
 Tensor activation(Context& ctx, const Tensor& x, Activation kind, bool for_product) {
   check_compute_dtype("activation", x);
-  const Tensor out = for_product ? empty_operand(ctx, x.shape(), x.dtype()) : ctx.empty(x.shape(), x.dtype());
+  const Tensor out = empty_operand(ctx, x.shape(), x.dtype(), for_product);
   const Tensor in = ctx.here(x);
   ctx.kernels().activation(kind, in, out);
   if (Tape* tape = Tape::recording(ctx, {&x})) {

@@ -55,8 +55,7 @@ GatedNorm add_gated_norm(Context& ctx, const Tensor& x, const Tensor& y, const T
   const auto wide = [&](const char* name, const Tensor& t) {
     return t.defined() ? expand_to(kName, name, t, x.shape()) : t;
   };
-  const GatedNorm out{ctx.empty(x.shape(), x.dtype()),
-                      for_product ? empty_operand(ctx, x.shape(), x.dtype()) : ctx.empty(x.shape(), x.dtype())};
+  const GatedNorm out{ctx.empty(x.shape(), x.dtype()), empty_operand(ctx, x.shape(), x.dtype(), for_product)};
   const Tensor branch = ctx.here(y), g = wide("gate", ctx.here(gate));
   const backend::NormArgs args{
       kind, eps, out.sum, ctx.here(weight), {}, wide("scale", ctx.here(scale)), wide("shift", ctx.here(shift))};

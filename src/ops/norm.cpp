@@ -48,7 +48,7 @@ Tensor norm(Context& ctx, const char* name, const backend::NormArgs& args, bool 
   check_float32(name, "bias", args.bias);
 
   const Shape& shape = args.x.shape();
-  const Tensor out = for_product ? empty_operand(ctx, shape, args.x.dtype()) : ctx.empty(shape, args.x.dtype());
+  const Tensor out = empty_operand(ctx, shape, args.x.dtype(), for_product);
   const backend::NormArgs in{args.kind,
                              args.eps,
                              ctx.here(args.x),

@@ -10,13 +10,14 @@
 
 namespace raedit::ops {
 
-// Uninitialised [..., D]. Rows of bfloat16 that are a multiple of a page apart would meet in one set of a first-level
-// cache, where a product reads 16 of them at a time: they get a line between them. A prototype of the product on AMX
-// ran 7% faster for it at D 2048; here it has not been timed. On the host without a tape; elsewhere contiguous.
-inline Tensor empty_operand(Context& ctx, const Shape& shape, DType dtype) {
+// Uninitialised [..., D]. for_product: rows of bfloat16 that are a multiple of a page apart would meet in one set of a
+// first-level cache, where a product reads 16 of them at a time: they get a line between them. A prototype of the
+// product on AMX ran 7% faster for it at D 2048; here it has not been timed. On the host without a tape; elsewhere
+// contiguous.
+inline Tensor empty_operand(Context& ctx, const Shape& shape, DType dtype, bool for_product) {
   constexpr int64_t kPage = 4096, kLine = 64;
   const auto size = static_cast<int64_t>(size_of(dtype));
-  const bool meets = dtype == DType::bfloat16 && shape[-1] > 0 && shape[-1] * size % kPage == 0;
+  const bool meets = for_product && dtype == DType::bfloat16 && shape[-1] > 0 && shape[-1] * size % kPage == 0;
   if (!meets || ctx.tape() != nullptr || ctx.kernels().memory() != nullptr) return ctx.empty(shape, dtype);
   Shape wide = shape;
   wide.set(-1, shape[-1] + kLine / size);

@@ -39,15 +39,6 @@ void widen_pairs(const uint16_t* HWY_RESTRICT pairs, int64_t count, float* HWY_R
   }
 }
 
-// What the next operation would read, had this one stored its result in type O.
-template <class O>
-HWY_INLINE FloatVec as_stored(FloatVec v) {
-  if constexpr (sizeof(O) == 2)
-    return widen(narrow(v));
-  else
-    return v;
-}
-
 // out = f(c + bias), row by row.
 template <class O, class F>
 HWY_INLINE void store_with(const TileStore& t, const F& f) {

@@ -68,15 +68,6 @@ HWY_INLINE void put(FloatVec v, T* p, size_t i, size_t n) {
   n == hn::Lanes(FloatTag()) ? store(v, p + i) : store_n(v, p + i, n);
 }
 
-// What is read again after v was stored as T.
-template <class T>
-HWY_INLINE FloatVec as_stored(FloatVec v) {
-  if constexpr (sizeof(T) == 2)
-    return widen(narrow(v));
-  else
-    return v;
-}
-
 // `buffer` holds a row in float32.
 template <class T>
 HWY_INLINE void gated_norm(const GatedNormRow& row, int64_t size, NormKind kind, float eps, float* buffer) {

@@ -63,6 +63,15 @@ HWY_INLINE void store(FloatVec v, bfloat16* p) {
   hn::StoreU(narrow(v), HalfTag(), reinterpret_cast<uint16_t*>(p));
 }
 
+// What is read again after v was stored as T.
+template <class T>
+HWY_INLINE FloatVec as_stored(FloatVec v) {
+  if constexpr (sizeof(T) == 2)
+    return widen(narrow(v));
+  else
+    return v;
+}
+
 // The first n < Lanes elements; the other lanes are 0, and nothing beyond is touched.
 HWY_INLINE FloatVec load_n(const float* p, size_t n) {
   return hn::MaskedLoad(hn::FirstN(FloatTag(), n), FloatTag(), p);
