@@ -64,6 +64,9 @@ struct Case {
   bool typical_errors = false;
   // Intermediate results are kept in the compute dtype, so gradients are that coarse. Implies typical_errors.
   bool rounds_between = false;
+  // In a run in bfloat16 the gradients are checked with a bfloat16 dout as well, which may take another way: every term
+  // may be rounded once on it, so u(bfloat16) * magnitude is added to the bound.
+  bool rounds_terms = false;
 
   // Multiply-adds of one composite, which limits how many elements the finite differences visit.
   double work = 0.0;

@@ -105,9 +105,16 @@ struct Result {
   Tensors gradients;  // undefined where not wanted
 };
 
+// The types of the gradients that arrive.
+std::vector<DType> douts_of(const Case& test, DType dtype) {
+  if (dtype == DType::bfloat16 && test.rounds_terms) return {DType::float32, DType::bfloat16};
+  return {DType::float32};
+}
+
 // Forward and backward with a tape. Also: gradients outside of the views stay 0.
 Result run_with_tape(Context& ctx, const Case& test, const Tensors& inputs, const Tensor& dout) {
   Tape tape;
+  if (dout.dtype() == DType::bfloat16) tape.use_half_gradients();
   for (size_t i = 0; i < inputs.size(); ++i)
     if (wants_gradient(test.inputs[i])) tape.watch(inputs[i]);
   ctx.set_tape(&tape);
@@ -239,6 +246,11 @@ struct GradientCheck {
 
   double unit() const { return unit_roundoff(test.rounds_between ? dtype : DType::float32); }
 
+  double bound(double magnitude, const Derivative& d) const {
+    const double rounding = dout.dtype() == DType::bfloat16 ? unit_roundoff(DType::bfloat16) : 0.0;
+    return ((steps + sum_steps(d.terms)) * condition * unit() + rounding) * magnitude + d.noise + kUnderflow;
+  }
+
   // One element after the other, each against its own bound. Returns the largest magnitude seen.
   double check_elements(size_t input) {
     const auto gradient = gradients[input].to_vector<double>();
@@ -261,13 +273,13 @@ struct GradientCheck {
       const double magnitude =
           given.empty() ? d.magnitude + (test.typical_errors || test.rounds_between ? mean : 0.0) : given[at];
       largest = std::max(largest, magnitude);
-      const double bound = (steps + sum_steps(d.terms)) * condition * unit() * magnitude + d.noise + kUnderflow;
-      worst.add(std::abs(gradient[at] - d.value), bound, [&] {
+      const double most = bound(magnitude, d);
+      worst.add(std::abs(gradient[at] - d.value), most, [&] {
         return title(test) + ", gradient of " + test.inputs[input].name + " at " + std::to_string(at) + ": " +
                std::to_string(gradient[at]) + " instead of " + std::to_string(d.value) + ", bound " +
-               std::to_string(bound);
+               std::to_string(most);
       });
-      worst.add(std::abs(doubled[at] - 2.0 * gradient[at]), 2.0 * bound, [&] {
+      worst.add(std::abs(doubled[at] - 2.0 * gradient[at]), 2.0 * most, [&] {
         return title(test) + ", gradient of " + test.inputs[input].name + " at " + std::to_string(at) +
                ", used twice: " + std::to_string(doubled[at]) + " is not twice " + std::to_string(gradient[at]);
       });
@@ -293,10 +305,10 @@ struct GradientCheck {
         },
         dout.to_vector<double>());
     const double magnitude = std::max(sum, largest * sum_steps(static_cast<int64_t>(direction.size())));
-    const double bound = (steps + sum_steps(d.terms)) * condition * unit() * magnitude + d.noise + kUnderflow;
-    worst.add(std::abs(along - d.value), bound, [&] {
+    const double most = bound(magnitude, d);
+    worst.add(std::abs(along - d.value), most, [&] {
       return title(test) + ", all of the gradient of " + test.inputs[input].name + ": " + std::to_string(along) +
-             " instead of " + std::to_string(d.value) + ", bound " + std::to_string(bound);
+             " instead of " + std::to_string(d.value) + ", bound " + std::to_string(most);
     });
   }
 
@@ -304,10 +316,10 @@ struct GradientCheck {
   double work() const { return std::max(test.work, static_cast<double>(8 * dout.numel())); }
 };
 
-void check_gradients(const Case& test, DType dtype, Worst& worst) {
+void check_gradients(const Case& test, DType dtype, DType dout_dtype, Worst& worst) {
   const Tensors host = make_inputs(test, dtype), inputs = all_on_device(host);
   const Tensor forward = test.op(context(), inputs);
-  const Tensor dout = random_normal(forward.shape(), DType::float32, 4321);
+  const Tensor dout = random_normal(forward.shape(), dout_dtype, 4321);
   const Result result = run_with_tape(context(), test, inputs, dout);
   // A tape may change what is kept, never what comes out.
   EXPECT_TRUE(same_bits(result.out, forward));
@@ -333,7 +345,8 @@ void check_gradients(const Case& test, DType dtype, Worst& worst) {
 TEST_P(OpTable, GradientsAreFiniteDifferences) {
   Worst worst;
   each_case([&](const Case& test) {
-    if (test.differentiable) check_gradients(test, GetParam().dtype, worst);
+    if (!test.differentiable) return;
+    for (const DType dout : douts_of(test, GetParam().dtype)) check_gradients(test, GetParam().dtype, dout, worst);
   });
   RecordProperty("largest_share_of_bound", std::to_string(worst.share));
   RecordProperty("at", worst.where);
@@ -347,15 +360,17 @@ void check_threads(const Case& test, DType dtype) {
   for (int threads = 2; threads <= 3; ++threads)
     EXPECT_TRUE(same_bits(test.op(context(threads), inputs), one)) << threads << " threads";
   if (!test.differentiable) return;
-  const Tensor dout = random_normal(one.shape(), DType::float32, 4321);
-  const Result expected = run_with_tape(context(1), test, inputs, dout);
-  for (int threads = 2; threads <= 3; ++threads) {
-    const Result found = run_with_tape(context(threads), test, inputs, dout);
-    for (size_t i = 0; i < inputs.size(); ++i)
-      if (wants_gradient(test.inputs[i])) {
-        EXPECT_TRUE(same_bits(found.gradients[i], expected.gradients[i]))
-            << threads << " threads, gradient of " << test.inputs[i].name;
-      }
+  for (const DType dout_dtype : douts_of(test, dtype)) {
+    const Tensor dout = random_normal(one.shape(), dout_dtype, 4321);
+    const Result expected = run_with_tape(context(1), test, inputs, dout);
+    for (int threads = 2; threads <= 3; ++threads) {
+      const Result found = run_with_tape(context(threads), test, inputs, dout);
+      for (size_t i = 0; i < inputs.size(); ++i)
+        if (wants_gradient(test.inputs[i])) {
+          EXPECT_TRUE(same_bits(found.gradients[i], expected.gradients[i]))
+              << threads << " threads, gradient of " << test.inputs[i].name << ", dout " << name_of(dout_dtype);
+        }
+    }
   }
 }
 

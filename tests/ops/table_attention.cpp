@@ -126,6 +126,7 @@ Case attention_case(int64_t batch, int64_t n, int64_t nk, int64_t heads, int64_t
       all.select(2, static_cast<int>(which)).copy_from(grad_magnitude(in, dout, which));
     return all;
   };
+  test.rounds_terms = on_cpu();  // the other devices' ways are in written_gradients_test.cpp
   test.work = static_cast<double>(2 * batch * n * nk * heads * dh);
   return test;
 }
@@ -142,6 +143,9 @@ void add_attention_ops(std::vector<Op>& table) {
   op.cases.push_back(attention_case(1, 7, 600, 1, 16));  // more keys than a block of the product
   op.cases.push_back(attention_case(2, 13, 5, 2, 12));
   op.cases.push_back(attention_case(2, 1, 61, 2, 4));
+  op.cases.push_back(attention_case(1, 150, 35, 1, 64));  // more queries than a block of the way back
+  op.cases.push_back(attention_case(1, 37, 50, 2, 72));
+  op.cases.push_back(attention_case(1, 33, 17, 1, 128));
   op.cases.push_back(attention_case(2, 16, 16, 3, 12, true));
   op.cases.push_back(attention_case(1, 61, 61, 2, 64, true));
   op.cases.push_back(attention_case(1, 16, 16, 2, 64, false, 5.0));

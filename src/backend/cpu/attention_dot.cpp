@@ -67,8 +67,8 @@ HWY_INLINE hn::Vec<hn::Rebind<uint32_t, FloatTag>> bits_of(FloatVec v) {
 
 // Rows of probabilities p and of their gradients dp, `padded` apart, become ds: pairs of rows interleaved, p too, and
 // rows of ds. The second row of a pair may be missing.
-void score_gradients(const float* p, const float* dp, int64_t rows, int64_t padded, float scale, uint16_t* p_pairs,
-                     uint16_t* ds_pairs, uint16_t* ds_rows) {
+void score_gradients(const float* p, const float* dp, int64_t rows, int64_t padded, float scale, PairLayout layout,
+                     uint16_t* p_pairs, uint16_t* ds_pairs, uint16_t* ds_rows) {
   const FloatTag d;
   const hn::Rebind<uint32_t, FloatTag> du;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -82,17 +82,21 @@ void score_gradients(const float* p, const float* dp, int64_t rows, int64_t padd
       sum1 = hn::MulAdd(load(p + lower + j), load(dp + lower + j), sum1);
     }
     const auto mean0 = hn::SumOfLanes(d, sum0), mean1 = hn::SumOfLanes(d, sum1);
-    for (int64_t j = 0; j < padded; j += lanes) {
-      const auto p0 = load(p + upper + j), p1 = both ? load(p + lower + j) : hn::Zero(d);
-      const auto ds0 = hn::Mul(hn::Mul(p0, vscale), hn::Sub(load(dp + upper + j), mean0));
-      const auto ds1 = hn::Mul(hn::Mul(p1, vscale), hn::Sub(load(dp + lower + j), mean1));
-      hn::StoreU(hn::Or(bits_of(p0), hn::ShiftLeft<16>(bits_of(p1))), du,
-                 reinterpret_cast<uint32_t*>(p_pairs + upper + 2 * j));
-      const auto bits0 = narrow(ds0), bits1 = narrow(ds1);
-      hn::StoreU(hn::Or(hn::PromoteTo(du, bits0), hn::ShiftLeft<16>(hn::PromoteTo(du, bits1))), du,
-                 reinterpret_cast<uint32_t*>(ds_pairs + upper + 2 * j));
-      hn::StoreU(bits0, HalfTag(), ds_rows + upper + j);
-      if (both) hn::StoreU(bits1, HalfTag(), ds_rows + lower + j);
+    for (int64_t key = 0; key < padded; key += kPanel) {
+      const int64_t to = i / 2 * layout.pair + key / kPanel * layout.panel;
+      for (int64_t j = key; j < key + kPanel; j += lanes) {
+        const int64_t pair = to + 2 * (j - key);
+        const auto p0 = load(p + upper + j), p1 = both ? load(p + lower + j) : hn::Zero(d);
+        const auto ds0 = hn::Mul(hn::Mul(p0, vscale), hn::Sub(load(dp + upper + j), mean0));
+        const auto ds1 = hn::Mul(hn::Mul(p1, vscale), hn::Sub(load(dp + lower + j), mean1));
+        hn::StoreU(hn::Or(bits_of(p0), hn::ShiftLeft<16>(bits_of(p1))), du,
+                   reinterpret_cast<uint32_t*>(p_pairs + pair));
+        const auto bits0 = narrow(ds0), bits1 = narrow(ds1);
+        hn::StoreU(hn::Or(hn::PromoteTo(du, bits0), hn::ShiftLeft<16>(hn::PromoteTo(du, bits1))), du,
+                   reinterpret_cast<uint32_t*>(ds_pairs + pair));
+        hn::StoreU(bits0, HalfTag(), ds_rows + upper + j);
+        if (both) hn::StoreU(bits1, HalfTag(), ds_rows + lower + j);
+      }
     }
   }
 }
@@ -166,18 +170,49 @@ std::vector<T> for_threads(std::shared_ptr<Storage>& memory, Arena& arena, int t
   return all;
 }
 
-// a * panels for rows of a, all columns; columns beyond the last panel are not written.
-void multiply_tile(DotTile tile, int64_t columns) {
-  const int64_t panels = (columns + kPanel - 1) / kPanel;
-  const uint16_t* const first = tile.panels;
-  float* const c = tile.c;
-  for (int64_t p = 0; p < panels; p += kPanelsOfTile) {
-    tile.count = std::min(kPanelsOfTile, panels - p);
-    tile.panels = first + p * tile.panel_stride;
-    tile.c = c + p * kPanel;
-    tile_bf16_dot(tile);
+// c[rows][columns] (+)= a[rows][k] * panels; columns are written up to a whole panel.
+struct HeadProduct {
+  int64_t rows, columns;
+  const uint16_t* a;
+  int64_t lda;
+  const uint16_t* panels;
+  int64_t panel_stride, k;
+  float* c;
+  int64_t ldc;
+  bool scores = false;  // a is pairs of queries; rows are keys, k is queries
+  bool accumulate = false;
+};
+
+// How a head is multiplied: kRows rows at a time, kKeys where they are keys, and sums over queries take kQueries in one
+// step, which must all be there. layout() is that of pairs for scores[block][padded].
+struct DotWay {
+  static constexpr bool kAmx = false;
+  static constexpr int64_t kRows = kTileRows, kKeys = kTileRows, kQueries = 2;
+
+  static PairLayout layout(int64_t padded, int64_t /*block*/) { return {2 * padded, 2 * kPanel, 2 * padded}; }
+
+  static void multiply(const HeadProduct& p) {
+    const int64_t panels = (p.columns + kPanel - 1) / kPanel;
+    for (int64_t first = 0; first < panels; first += kPanelsOfTile)
+      tile_bf16_dot({p.rows, std::min(kPanelsOfTile, panels - first), p.a, p.lda, p.scores,
+                     p.panels + first * p.panel_stride, p.panel_stride, (p.k + 1) / 2, p.c + first * kPanel, p.ldc,
+                     p.accumulate});
   }
-}
+};
+
+// Inside of AmxTiles.
+struct AmxWay {
+  static constexpr bool kAmx = true;
+  static constexpr int64_t kRows = 32, kKeys = 512, kQueries = 32;
+
+  // Of tiles one after another, for transpose_tile().
+  static PairLayout layout(int64_t /*padded*/, int64_t block) { return {2 * kPanel, block * kPanel, block * kPanel}; }
+
+  static void multiply(const HeadProduct& p) {
+    amx_product(AmxProduct<uint16_t>{p.rows, (p.columns + kPanel - 1) / kPanel, p.a, p.lda, p.panels, p.panel_stride,
+                                     p.k, p.c, p.ldc, p.accumulate, p.scores});
+  }
+};
 
 void pack_columns(const HeadRows& from, int64_t rows, int64_t width, uint16_t* to) {
   for (int64_t j = 0; j < rows; j += kPanel)
@@ -185,10 +220,8 @@ void pack_columns(const HeadRows& from, int64_t rows, int64_t width, uint16_t* t
 }
 
 // Probabilities are rounded to bfloat16 for their product with the values.
-template <bool kAmx>
+template <class Way>
 struct Forward {
-  static constexpr int64_t kRowsAtOnce = kAmx ? 32 : kTileRows;
-
   int64_t nk, dh, padded, value_stride;
   uint16_t *keys, *values, *probabilities;
   float *scores, *sums;
@@ -200,9 +233,9 @@ struct Forward {
         value_stride(round_up(key_count, 2) * kPanel),
         keys(c.take<uint16_t>(padded * dh)),
         values(c.take<uint16_t>(round_up(dh, kPanel) / kPanel * value_stride)),
-        probabilities(c.take<uint16_t>(kRowsAtOnce * padded)),
-        scores(c.take<float>(kRowsAtOnce * padded)),
-        sums(c.take<float>(kRowsAtOnce * round_up(dh, kPanel))) {}
+        probabilities(c.take<uint16_t>(Way::kRows * padded)),
+        scores(c.take<float>(Way::kRows * padded)),
+        sums(c.take<float>(Way::kRows * round_up(dh, kPanel))) {}
 
   void load(const HeadRows& k, const HeadRows& v) const {
     pack_columns(k, nk, dh, keys);
@@ -211,24 +244,14 @@ struct Forward {
 
   void rows(const HeadRows& q, int64_t first, int64_t count, float scale, bfloat16* out, int64_t out_stride) const {
     const int64_t wide = round_up(dh, kPanel);
-    const AmxTiles tiles(kAmx);
-    multiply(count, q.row(first), q.stride, keys, kPanel * dh, dh, scores, padded);
+    Way::multiply({count, padded, q.row(first), q.stride, keys, kPanel * dh, dh, scores, padded});
     for (int64_t r = 0; r < count; ++r) {
       HWY_DYNAMIC_DISPATCH(softmax_row)(scores + r * padded, nk, padded, scale);
       HWY_DYNAMIC_DISPATCH(round_row)(scores + r * padded, padded, probabilities + r * padded);
     }
-    multiply(count, probabilities, padded, values, value_stride, nk, sums, wide);
+    Way::multiply({count, wide, probabilities, padded, values, value_stride, nk, sums, wide});
     for (int64_t r = 0; r < count; ++r)
       HWY_DYNAMIC_DISPATCH(round_values)(sums + r * wide, dh, out + (first + r) * out_stride);
-  }
-
-  // c[rows][columns] = a[rows][k] * panels.
-  static void multiply(int64_t rows, const uint16_t* a, int64_t lda, const uint16_t* panels, int64_t panel_stride,
-                       int64_t k, float* c, int64_t columns) {
-    if constexpr (kAmx)
-      amx_product(AmxProduct<uint16_t>{rows, columns / kPanel, a, lda, panels, panel_stride, k, c, columns});
-    else
-      multiply_tile({rows, 0, a, lda, false, panels, panel_stride, (k + 1) / 2, c, columns, false}, columns);
   }
 };
 
@@ -254,12 +277,14 @@ struct HeadTarget {
   }
 };
 
+template <class Way>
 struct Backward {
   int64_t nk, dh, padded, block;  // block: queries at a time
+  PairLayout layout;
   uint16_t *key_columns, *value_columns, *key_pairs;
   uint16_t *query_pairs, *dout_pairs;
   float *p, *dp;                           // [block][padded]
-  uint16_t *p_pairs, *ds_pairs, *ds_rows;  // the same
+  uint16_t *ds_rows, *p_pairs, *ds_pairs;  // the same, two of them as `layout` says
   float *dkeys, *dvalues;                  // [groups of 64][nk][64]
   float* sums;
 
@@ -267,8 +292,10 @@ struct Backward {
       : nk(key_count),
         dh(width),
         padded(round_up(key_count, kPanel)),
-        block(std::min(round_up(queries, 2),
-                       std::clamp<int64_t>(round_up(32768 / std::max(padded, kPanel), 2), 16, 128))) {
+        block(std::min(round_up(queries, Way::kQueries),
+                       std::clamp<int64_t>(round_up(32768 / std::max(padded, kPanel), Way::kQueries),
+                                           std::max<int64_t>(16, Way::kQueries), 128))),
+        layout(Way::layout(padded, block)) {
     const int64_t panels = round_up(dh, kPanel), wide = round_up(dh, kTileColumns);
     key_columns = c.take<uint16_t>(padded * dh);
     value_columns = c.take<uint16_t>(padded * dh);
@@ -282,7 +309,7 @@ struct Backward {
     ds_rows = c.take<uint16_t>(block * padded);
     dkeys = c.take<float>(wide * nk);
     dvalues = c.take<float>(wide * nk);
-    sums = c.take<float>(kTileRows * kTileColumns);
+    sums = c.take<float>(Way::kRows * kTileColumns);
   }
 
   void load(const HeadRows& k, const HeadRows& v) const {
@@ -292,44 +319,51 @@ struct Backward {
   }
 
   void queries(const HeadRows& q, const HeadRows& dout, int64_t first, int64_t count, float scale) const {
-    for (int64_t r = 0; r < count; r += kTileRows) {
-      const int64_t rows = std::min(kTileRows, count - r);
-      multiply_tile(
-          {rows, 0, q.row(first + r), q.stride, false, key_columns, kPanel * dh, dh / 2, p + r * padded, padded, false},
-          nk);
-      multiply_tile({rows, 0, dout.row(first + r), dout.stride, false, value_columns, kPanel * dh, dh / 2,
-                     dp + r * padded, padded, false},
-                    nk);
+    for (int64_t r = 0; r < count; r += Way::kRows) {
+      const int64_t rows = std::min(Way::kRows, count - r), at = r * padded;
+      Way::multiply({rows, padded, q.row(first + r), q.stride, key_columns, kPanel * dh, dh, p + at, padded});
+      Way::multiply({rows, padded, dout.row(first + r), dout.stride, value_columns, kPanel * dh, dh, dp + at, padded});
       for (int64_t i = r; i < r + rows; ++i) HWY_DYNAMIC_DISPATCH(softmax_row)(p + i * padded, nk, padded, scale);
     }
-    HWY_DYNAMIC_DISPATCH(score_gradients)(p, dp, count, padded, scale, p_pairs, ds_pairs, ds_rows);
+    HWY_DYNAMIC_DISPATCH(score_gradients)(p, dp, count, padded, scale, layout, p_pairs, ds_pairs, ds_rows);
     pack_row_pairs(q.pairs(), first, count, 0, dh, query_pairs, block * kPanel);
     pack_row_pairs(dout.pairs(), first, count, 0, dh, dout_pairs, block * kPanel);
-    for (int64_t j = 0; j < nk; j += kTileRows) {
-      const int64_t rows = std::min(kTileRows, nk - j);
+    if constexpr (Way::kAmx) make_tiles(count);
+    for (int64_t j = 0; j < nk; j += Way::kKeys) {
+      const int64_t rows = std::min(Way::kKeys, nk - j);
       transposed(ds_pairs, query_pairs, j, rows, count, dkeys, first != 0);
       transposed(p_pairs, dout_pairs, j, rows, count, dvalues, first != 0);
+    }
+  }
+
+  // What the products over queries read on AMX: zeros behind the last query, and tiles of scores turned round.
+  void make_tiles(int64_t count) const {
+    const int64_t stride = block * kPanel, columns = round_up(dh, kPanel) / kPanel, keys = padded / kPanel;
+    for (uint16_t* const pairs : {query_pairs, dout_pairs}) clear_pairs(pairs, columns, stride, count);
+    for (uint16_t* const pairs : {p_pairs, ds_pairs}) {
+      clear_pairs(pairs, keys, stride, count);
+      for (int64_t j = 0; j < keys; ++j)
+        for (int64_t i = 0; i < count; i += AmxWay::kQueries) transpose_tile(pairs + j * stride + i * kPanel);
     }
   }
 
   // to[rows of keys] (+)= scores^T * pairs, over the queries of a block.
   void transposed(const uint16_t* scores, const uint16_t* pairs, int64_t j, int64_t rows, int64_t count, float* to,
                   bool accumulate) const {
+    const uint16_t* const from = scores + j / kPanel * layout.panel + j % kPanel * 2;
     for (int64_t c = 0; c < dh; c += kTileColumns)
-      multiply_tile({rows, 0, scores + 2 * j, 2 * padded, true, pairs + c * block, block * kPanel, (count + 1) / 2,
-                     to + c * nk + j * kTileColumns, kTileColumns, accumulate},
-                    std::min(kTileColumns, dh - c));
+      Way::multiply({rows, std::min(kTileColumns, dh - c), from, layout.lda, pairs + c * block, block * kPanel,
+                     round_up(count, Way::kQueries), to + c * nk + j * kTileColumns, kTileColumns, true, accumulate});
   }
 
   void store_queries(const HeadTarget& dq, int64_t first, int64_t count) const {
     const int64_t even = round_up(nk, 2);
-    for (int64_t r = 0; r < count; r += kTileRows) {
-      const int64_t rows = std::min(kTileRows, count - r);
+    for (int64_t r = 0; r < count; r += Way::kRows) {
+      const int64_t rows = std::min(Way::kRows, count - r);
       for (int64_t c = 0; c < dh; c += kTileColumns) {
         const int64_t columns = std::min(kTileColumns, dh - c);
-        multiply_tile({rows, 0, ds_rows + r * padded, padded, false, key_pairs + c * even, even * kPanel, even / 2,
-                       sums, kTileColumns, false},
-                      columns);
+        Way::multiply(
+            {rows, columns, ds_rows + r * padded, padded, key_pairs + c * even, even * kPanel, nk, sums, kTileColumns});
         dq.store(first + r, rows, c, columns, sums);
       }
     }
@@ -346,48 +380,39 @@ struct Backward {
   }
 };
 
-}  // namespace
-
-namespace {
-
-template <class Work>
+template <class Way>
 void forward_heads(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out, Arena& arena,
                    int threads) {
   const int64_t n = q.dim(1), heads = q.dim(2), head_count = q.dim(0) * heads;
   // Few heads: queries are cut too, so that every thread has work. Rows do not notice.
   const int64_t cuts = head_count % threads == 0 || head_count >= 8 * threads ? 1 : threads;
-  const int64_t rows_per_cut = round_up((n + cuts - 1) / cuts, Work::kRowsAtOnce);
+  const int64_t rows_per_cut = round_up((n + cuts - 1) / cuts, Way::kRows);
   std::shared_ptr<Storage> memory;
-  const auto works = for_threads<Work>(memory, arena, threads, k.dim(1), q.dim(3));
+  const auto works = for_threads<Forward<Way>>(memory, arena, threads, k.dim(1), q.dim(3));
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t item = 0; item < head_count * cuts; ++item) {
-    const Work& work = works[static_cast<size_t>(omp_get_thread_num())];
+    const AmxTiles tiles(Way::kAmx);
+    const Forward<Way>& work = works[static_cast<size_t>(omp_get_thread_num())];
     const int64_t b = item / cuts / heads, h = item / cuts % heads;
     work.load(HeadRows(k, b, h), HeadRows(v, b, h));
     const HeadRows query(q, b, h);
     bfloat16* const to = out.data<bfloat16>() + b * out.stride(0) + h * out.stride(2);
     const int64_t end = std::min(n, (item % cuts + 1) * rows_per_cut);
-    for (int64_t i = item % cuts * rows_per_cut; i < end; i += Work::kRowsAtOnce)
-      work.rows(query, i, std::min(Work::kRowsAtOnce, end - i), scale, to, out.stride(1));
+    for (int64_t i = item % cuts * rows_per_cut; i < end; i += Way::kRows)
+      work.rows(query, i, std::min(Way::kRows, end - i), scale, to, out.stride(1));
   }
 }
 
-}  // namespace
-
-void dot_attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out, Arena& arena,
-                   int threads) {
-  return (has_amx_bf16() ? forward_heads<Forward<true>> : forward_heads<Forward<false>>)(q, k, v, scale, out, arena,
-                                                                                         threads);
-}
-
-void dot_attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
-                            const Gradient& dq, const Gradient& dk, const Gradient& dv, Arena& arena, int threads) {
+template <class Way>
+void backward_heads(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
+                    const Gradient& dq, const Gradient& dk, const Gradient& dv, Arena& arena, int threads) {
   const int64_t n = q.dim(1), heads = q.dim(2);
   std::shared_ptr<Storage> memory;
-  const auto works = for_threads<Backward>(memory, arena, threads, k.dim(1), q.dim(3), n);
+  const auto works = for_threads<Backward<Way>>(memory, arena, threads, k.dim(1), q.dim(3), n);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t item = 0; item < q.dim(0) * heads; ++item) {
-    const Backward& work = works[static_cast<size_t>(omp_get_thread_num())];
+    const AmxTiles tiles(Way::kAmx);
+    const Backward<Way>& work = works[static_cast<size_t>(omp_get_thread_num())];
     const int64_t b = item / heads, h = item % heads;
     const HeadRows query(q, b, h), gradient(dout, b, h);
     const HeadTarget dquery(dq, b, h);
@@ -401,6 +426,20 @@ void dot_attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k
     work.store_keys(HeadTarget(dk, b, h), work.dkeys);
     work.store_keys(HeadTarget(dv, b, h), work.dvalues);
   }
+}
+
+}  // namespace
+
+void dot_attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale, const Tensor& out, Arena& arena,
+                   int threads) {
+  const auto run = has_amx_bf16() ? forward_heads<AmxWay> : forward_heads<DotWay>;
+  run(q, k, v, scale, out, arena, threads);
+}
+
+void dot_attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, float scale,
+                            const Gradient& dq, const Gradient& dk, const Gradient& dv, Arena& arena, int threads) {
+  const auto run = has_amx_bf16() ? backward_heads<AmxWay> : backward_heads<DotWay>;
+  run(dout, q, k, v, scale, dq, dk, dv, arena, threads);
 }
 
 }  // namespace raedit::backend::cpu

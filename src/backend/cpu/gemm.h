@@ -175,6 +175,8 @@ void pack_row_pairs(const PairRows& source, int64_t first, int64_t rows, int64_t
                     int64_t panel_stride);
 // 16 pairs of a panel become 16 rows of 32 values, and back: what AMX wants of a left operand.
 void transpose_tile(uint16_t* tile);
+// Zeros in what `rows` rows leave of the last 32 of each panel: AMX reads them whole.
+void clear_pairs(uint16_t* panels, int64_t count, int64_t panel_stride, int64_t rows);
 // One panel of up to 16 rows of k bfloat16 values, for products over k: pairs are neighbours in a row.
 void pack_column_pairs(const uint16_t* from, int64_t stride, int64_t rows, int64_t k, uint16_t* to);
 

@@ -181,13 +181,6 @@ struct TransposedBlock {
   }
 };
 
-// What packing left of a block's last 32 rows, which AMX reads whole.
-void clear_pairs(uint16_t* panels, int64_t count, int64_t rows) {
-  const int64_t from = round_up(rows, 2) * kPanel, to = round_up(rows, 32) * kPanel;
-  for (int64_t i = 0; i < count; ++i)
-    std::fill(panels + i * kBlockStride + from, panels + i * kBlockStride + to, uint16_t{0});
-}
-
 }  // namespace
 
 size_t transposed_workspace(int64_t n, int64_t k) {
@@ -219,7 +212,7 @@ void dot_transposed(const PairRows& d, const PairRows& x, int64_t m, const Tenso
         uint16_t* const at = to + (is_d ? 0 : d_panels) * kBlockStride;
         pack_row_pairs(is_d ? d : x, first + row, count, 0, is_d ? n : k, at + row * kPanel, kBlockStride);
         if (!amx) continue;
-        if (row + count == rows) clear_pairs(at, panels, rows);
+        if (row + count == rows) clear_pairs(at, panels, kBlockStride, rows);
         for (int64_t p = 0; is_d && p < panels; ++p) transpose_tile(at + p * kBlockStride + row * kPanel);
       }
       const TransposedBlock work{to,

@@ -84,6 +84,9 @@ void pack_row_pairs(const PairRows& source, int64_t first, int64_t rows, int64_t
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+
+#include <algorithm>
+
 namespace raedit::backend::cpu {
 
 HWY_EXPORT(pack_row_pairs);
@@ -91,6 +94,12 @@ HWY_EXPORT(pack_row_pairs);
 void pack_row_pairs(const PairRows& source, int64_t first, int64_t rows, int64_t column, int64_t columns, uint16_t* to,
                     int64_t panel_stride) {
   HWY_DYNAMIC_DISPATCH(pack_row_pairs)(source, first, rows, column, columns, to, panel_stride);
+}
+
+void clear_pairs(uint16_t* panels, int64_t count, int64_t panel_stride, int64_t rows) {
+  const int64_t from = round_up(rows, 2) * kPanel, to = round_up(rows, 32) * kPanel;
+  for (int64_t i = 0; i < count; ++i)
+    std::fill(panels + i * panel_stride + from, panels + i * panel_stride + to, uint16_t{0});
 }
 
 }  // namespace raedit::backend::cpu
