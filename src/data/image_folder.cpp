@@ -1,9 +1,11 @@
 #include "data/image_folder.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <filesystem>
 
 #include "core/check.h"
@@ -42,18 +44,33 @@ Listing list(const std::string& folder) {
   return listing;
 }
 
-// Links may lead in circles.
-constexpr int kDeepest = 64;
+constexpr size_t kDeepest = 64;
 
-void collect(const std::string& folder, int depth,
+using FolderId = std::pair<dev_t, ino_t>;
+
+FolderId id_of(const std::string& folder) {
+  struct stat status {};
+  if (stat(folder.c_str(), &status) != 0) raise_read_error("cannot read the folder", folder, errno);
+  return {status.st_dev, status.st_ino};
+}
+
+// `above`: the folders on the way here. Links may lead in circles, and would count their pictures again and again.
+void collect(const std::string& folder, std::vector<FolderId>& above,
              std::vector<std::pair<std::string, std::vector<std::string>>>& found) {
-  RAEDIT_CHECK(depth < kDeepest, {.code = ErrorCode::format,
-                                  .what = "folders of a data set are nested too deeply",
-                                  .where = folder,
-                                  .expected = fmt::format("at most {} deep", kDeepest),
-                                  .hint = "a link may lead back to where it is"});
+  const FolderId id = id_of(folder);
+  RAEDIT_CHECK(std::find(above.begin(), above.end(), id) == above.end(), {.code = ErrorCode::format,
+                                                                          .what = "a folder of a data set holds itself",
+                                                                          .where = folder,
+                                                                          .found = "a link to a folder above it",
+                                                                          .hint = "remove the link"});
+  RAEDIT_CHECK(above.size() < kDeepest, {.code = ErrorCode::format,
+                                         .what = "folders of a data set are nested too deeply",
+                                         .where = folder,
+                                         .expected = fmt::format("at most {} deep", kDeepest)});
+  above.push_back(id);
   Listing listing = list(folder);
-  for (const std::string& name : listing.folders) collect(folder + "/" + name, depth + 1, found);
+  for (const std::string& name : listing.folders) collect(folder + "/" + name, above, found);
+  above.pop_back();
   found.emplace_back(folder, std::move(listing.files));
 }
 
@@ -73,7 +90,8 @@ ImageFolder ImageFolder::open(const std::string& folder) {
   std::vector<std::string> empty;
   for (size_t id = 0; id < result.classes.size(); ++id) {
     std::vector<std::pair<std::string, std::vector<std::string>>> found;
-    collect((fs::path(folder) / result.classes[id]).string(), 0, found);
+    std::vector<FolderId> above{id_of(folder)};
+    collect((fs::path(folder) / result.classes[id]).string(), above, found);
     std::sort(found.begin(), found.end());
     const size_t before = result.entries.size();
     for (const auto& [path, names] : found)

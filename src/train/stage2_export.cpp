@@ -31,7 +31,11 @@ void copy_files(const std::string& from, const std::string& to) {
   create_directories(to);
   std::error_code error;
   fs::copy(from, to, fs::copy_options::recursive | fs::copy_options::overwrite_existing, error);
-  if (error) raise_write_error("cannot copy the autoencoder", to, error.value());
+  RAEDIT_CHECK(!error, {.code = ErrorCode::io,
+                        .what = "cannot copy the autoencoder",
+                        .where = from,
+                        .found = error.message(),
+                        .expected = "files that can be read, and room for them in " + to});
 }
 
 }  // namespace

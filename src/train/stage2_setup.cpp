@@ -38,8 +38,22 @@ std::string part_folder(const std::string& path, const char* part, const char* f
   return is_folder(in(path, part)) ? in(path, part) : path;
 }
 
+// What a run leaves holds a copy of the autoencoder's folder, which cannot hold itself.
+void refuse_output_inside(const std::string& vae_folder, const std::string& output_dir) {
+  std::error_code error;
+  const fs::path below =
+      fs::weakly_canonical(output_dir, error).lexically_relative(fs::weakly_canonical(vae_folder, error));
+  RAEDIT_CHECK(error || below.empty() || *below.begin() == "..",
+               {.code = ErrorCode::invalid_argument,
+                .what = "the output folder lies in the autoencoder's, which is copied into it",
+                .where = "--output-dir",
+                .found = output_dir,
+                .expected = "a folder outside " + vae_folder});
+}
+
 void open_vae(Stage2Setup& setup, const Stage2Options& o) {
   setup.vae_folder = part_folder(o.pretrained_rae_model_name_or_path, "vae", "--pretrained-rae-model-name-or-path");
+  refuse_output_inside(setup.vae_folder, o.output_dir);
   setup.vae = AutoencoderRAEConfig::from_file(in(setup.vae_folder, "config.json"));
   RAEDIT_CHECK(setup.vae.reshape_to_2d, {.code = ErrorCode::format,
                                          .what = "the autoencoder's latents are token lists, not maps",

@@ -49,12 +49,13 @@ class Run {
     make_model();
     announce_run();
     begin_logs();
-    train_and_save_what_fails();
+    saving_what_was_reached([this] {
+      train();
+      if (!result_.interrupted) export_result();
+    });
     if (result_.interrupted) {
       if (meter_.steps > 0) report(step_->steps());
       if (step_->steps() > 0) save_checkpoint();
-    } else {
-      export_result();
     }
     result_.steps = step_->steps();
     result_.bad_steps = state_.bad_steps;
@@ -309,10 +310,12 @@ class Run {
 
   // ---- steps
 
-  // A picture that cannot be read, or a full disk for validation, must not cost the steps that were taken.
-  void train_and_save_what_fails() {
+  // A picture that cannot be read, or a full disk for validation or the export, must not cost the steps that were
+  // taken.
+  template <typename Work>
+  void saving_what_was_reached(const Work& work) {
     try {
-      train();
+      work();
     } catch (const Error&) {
       if (ranks_.size() == 1 && step_->steps() > 0) try_to_save();
       throw;

@@ -45,7 +45,10 @@ TEST(ImageFolder, SaysWhatIsWrong) {
   spit(scratch / "hollow/inner/a.txt", "x");
   expect_error(ErrorCode::format, {"without pictures", "hollow", ".webp"}, [&] { ImageFolder::open(scratch.path()); });
   fs::create_directory_symlink("..", scratch / "full/loop");
-  expect_error(ErrorCode::format, {"nested too deeply", "link"}, [&] { ImageFolder::open(scratch.path()); });
+  expect_error(ErrorCode::format, {"holds itself", "full/loop", "link"}, [&] { ImageFolder::open(scratch.path()); });
+  fs::remove(scratch / "full/loop");
+  fs::create_directory_symlink(".", scratch / "full/again");
+  expect_error(ErrorCode::format, {"holds itself", "full/again", "link"}, [&] { ImageFolder::open(scratch.path()); });
 }
 
 }  // namespace

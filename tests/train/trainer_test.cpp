@@ -397,6 +397,21 @@ TEST(TrainerRefuses, ABrokenPictureUnlessItMaySkipIt) {
   EXPECT_NE(watcher.notes.find("skipped " + broken), std::string::npos) << watcher.notes;
 }
 
+TEST(TrainerRefuses, AnAutoencoderThatCannotBeCopiedAfterTheSteps) {
+  const ScratchFolder scratch;
+  Stage2Options o = small_run(scratch, make_pictures(scratch));
+  o.pretrained_rae_model_name_or_path = scratch / "vae";
+  fs::copy(kPipeline + "/vae", o.pretrained_rae_model_name_or_path, fs::copy_options::recursive);
+  fs::create_symlink("nowhere", o.pretrained_rae_model_name_or_path + "/notes.txt");
+  Watcher watcher;
+  const std::string output = o.output_dir;
+  o.output_dir = o.pretrained_rae_model_name_or_path + "/run";
+  test::expect_error(ErrorCode::invalid_argument, {"--output-dir", "outside"}, [&] { train(o, watcher); });
+  o.output_dir = output;
+  test::expect_error(ErrorCode::io, {"cannot copy the autoencoder", scratch / "vae"}, [&] { train(o, watcher); });
+  EXPECT_EQ(find_checkpoint(o.output_dir, "latest")->step, o.max_train_steps);
+}
+
 TEST(TrainerRefuses, ACacheOfOtherPictures) {
   const ScratchFolder scratch;
   Stage2Options o = small_run(scratch, make_pictures(scratch));
