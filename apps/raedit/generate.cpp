@@ -187,6 +187,7 @@ RAEDiTPipelineArguments arguments_of(const Generation& g, int64_t first, int64_t
     arguments.latents = g.latents.slice(0, first, end);
   else
     arguments.seed = g.pictures[static_cast<size_t>(first)].seed;
+  arguments.stream = random_stream(o);
   const bool as_pictures = g.output.kind == OutputKind::png || g.output.kind == OutputKind::folder;
   arguments.output_type = o.wants_latents() ? OutputType::latent : as_pictures ? OutputType::pil : OutputType::pt;
   return arguments;
@@ -215,8 +216,9 @@ Results sample(Generation& g, const RAEDiTPipeline& pipeline, Context& ctx, int6
 RequestInfo request_info(const Generation& g) {
   const GenerateOptions& o = g.options;
   const std::string latents = o.latents.empty() ? "" : std::filesystem::path(o.latents).filename().string();
-  return {as_utf8(g.model.name), as_utf8(latents), o.steps,         o.guidance,
-          o.guidance_start,      o.guidance_end,   o.encoder_reuse, dtype_text(o.dtype, o.quantize)};
+  return {
+      as_utf8(g.model.name), as_utf8(latents), random_stream(o).name(),        o.steps, o.guidance, o.guidance_start,
+      o.guidance_end,        o.encoder_reuse,  dtype_text(o.dtype, o.quantize)};
 }
 
 Json to_json(const Generation& g, const Context& ctx, const std::vector<std::string>& paths) {
@@ -230,10 +232,12 @@ Json to_json(const Generation& g, const Context& ctx, const std::vector<std::str
   Json json{{"command", "generate"}, {"version", kVersion}, {"model", g.model.path}, {"pictures", g.pictures.size()}};
   json["labels"] = labels;
   json["class_ids"] = ids;
-  if (o.latents.empty())
+  if (o.latents.empty()) {
     json["seeds"] = seeds;
-  else
+    json["rng"] = random_stream(o).name();
+  } else {
     json["latents"] = o.latents;
+  }
   json["steps"] = o.steps;
   json["guidance"] = o.guidance;
   json["guidance_by"] = g.guide ? "guide_transformer" : "null class";

@@ -66,6 +66,11 @@ void add_sampling(CLI::App& app, GenerateOptions& o) {
   app.add_option("--seed", o.seed, "picture k is drawn from seed N + k (default 0)")
       ->type_name("N")
       ->check(whole_number(0));
+  app.add_option(
+         "--rng", o.rng,
+         "which of torch's generators: torch-cpu, or torch-cuda:sm=132,threads=2048 for the one\nof a GPU with as "
+         "many multiprocessors and threads on each (default torch-cpu)")
+      ->type_name("STREAM");
   app.add_option("--latents", o.latents,
                  "noise to start from instead of seeds, in a .safetensors file\n(NAME: which tensor, default latents)")
       ->type_name("FILE[:NAME]");
@@ -135,12 +140,22 @@ GivenOptions given_options(const CLI::App& app) {
     const CLI::Option* option = app.get_option_no_throw(name);
     return option != nullptr && option->count() > 0;
   };
-  return {given("--count"),    given("--seed"),           given("--steps"),
-          given("--guidance"), given("--guidance-start"), given("--guidance-end")};
+  return {given("--count"),          given("--seed"),         given("--steps"), given("--guidance"),
+          given("--guidance-start"), given("--guidance-end"), given("--rng")};
 }
 
 EncoderReuse encoder_reuse(const GenerateOptions& o) {
   return parse_encoder_reuse(o.encoder_reuse).value_or(EncoderReuse{});
+}
+
+RandomStream random_stream(const GenerateOptions& o) {
+  try {
+    return RandomStream::from_name(o.rng);
+  } catch (const Error& error) {
+    ErrorInfo info = error.info();
+    info.where = "--rng";
+    throw Error(std::move(info));
+  }
 }
 
 std::string take_defaults(GenerateOptions& o, const UpstreamPipeline& upstream) {
@@ -173,6 +188,10 @@ void check_generate_options(const GenerateOptions& o) {
   RAEDIT_CHECK(o.latents.empty() || !o.given.seed, {.code = ErrorCode::invalid_argument,
                                                     .what = "--seed and --latents exclude each other",
                                                     .hint = "both say what noise to start from"});
+  RAEDIT_CHECK(o.latents.empty() || !o.given.rng, {.code = ErrorCode::invalid_argument,
+                                                   .what = "--rng and --latents exclude each other",
+                                                   .hint = "both say what noise to start from"});
+  (void)random_stream(o);
 }
 
 }  // namespace raedit::cli

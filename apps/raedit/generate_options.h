@@ -18,7 +18,8 @@ inline constexpr int64_t kMostPictures = 1'000'000;
 
 // Which of those that have a default were on the command line.
 struct GivenOptions {
-  bool count = false, seed = false, steps = false, guidance = false, guidance_start = false, guidance_end = false;
+  bool count = false, seed = false, steps = false, guidance = false, guidance_start = false, guidance_end = false,
+       rng = false;
 };
 
 struct GenerateOptions : LoadingOptions {
@@ -35,6 +36,7 @@ struct GenerateOptions : LoadingOptions {
   double guidance_end = 1.0;
   std::string encoder_reuse = "1";
   int64_t seed = 0;
+  std::string rng = "torch-cpu";
   std::string latents;
   int64_t batch_size = 8;
   std::string output;
@@ -55,6 +57,8 @@ GivenOptions given_options(const CLI::App& app);
 std::string take_defaults(GenerateOptions& options, const UpstreamPipeline& upstream);
 // --encoder-reuse as the pipeline takes it: "3", or "0,1,2,5,9".
 EncoderReuse encoder_reuse(const GenerateOptions& options);
+// --rng as the pipeline takes it.
+RandomStream random_stream(const GenerateOptions& options);
 // What only several options together can get wrong. Throws Error(invalid_argument).
 void check_generate_options(const GenerateOptions& options);
 

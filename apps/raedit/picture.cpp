@@ -53,6 +53,7 @@ PngText png_text(const RequestInfo& info, const std::vector<Picture>& pictures) 
     text.emplace_back("Seed", each(pictures, ", ", [](const Picture& p) { return fmt::to_string(p.seed); }));
   else
     text.emplace_back("Latents", info.latents);
+  if (info.rng != "torch-cpu") text.emplace_back("RNG", info.rng);
   text.emplace_back("Steps", fmt::to_string(info.steps));
   text.emplace_back("Guidance", fmt::to_string(info.guidance));
   text.emplace_back("Guidance interval", fmt::format("{} to {}", info.guidance_start, info.guidance_end));

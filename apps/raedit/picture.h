@@ -20,6 +20,7 @@ struct Picture {
 struct RequestInfo {
   std::string model;
   std::string latents;  // the file that the noise came from; empty when it was drawn from seeds
+  std::string rng = "torch-cpu";
   int64_t steps = 0;
   double guidance = 1;
   double guidance_start = 0;

@@ -48,6 +48,7 @@ struct RAEDiTPipelineArguments {
   int64_t num_images_per_prompt = 1;  // repeats each label in place: a,a,b,b
   // Where the noise comes from, one of:
   std::optional<uint64_t> seed;                  // picture k gets a generator of its own, seeded seed + k. Default: 0
+  RandomStream stream = {};                      // of those generators; for seeds alone
   std::vector<Generator>* generators = nullptr;  // one per picture, or one for the whole batch; they advance
   Tensor latents = {};                           // [N,C,S,S] noise to start from, used as it is
   int64_t num_inference_steps = 50;

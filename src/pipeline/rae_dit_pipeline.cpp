@@ -77,6 +77,11 @@ void check_arguments(const RAEDiTPipelineArguments& a, const RAEDiT2DModelConfig
   RAEDIT_CHECK(sources <= 1, {.code = ErrorCode::invalid_argument,
                               .what = "more than one source of noise was given",
                               .expected = "one of seed, generators and latents"});
+  RAEDIT_CHECK(!a.stream.gpu || (a.generators == nullptr && !a.latents.defined()),
+               {.code = ErrorCode::invalid_argument,
+                .what = "a stream says what seeds draw, and no seed draws here",
+                .found = a.stream.name(),
+                .expected = "neither generators nor latents"});
 }
 
 // Each label num_images_per_prompt times in place.
@@ -98,7 +103,7 @@ class NoiseSource {
          .found = fmt::to_string(generators_ == nullptr ? 0 : generators_->size()),
          .expected = fmt::format("1 or {}", count)});
     if (generators_ != nullptr) return;
-    for (int64_t k = 0; k < count; ++k) own_.emplace_back(a.seed.value_or(0) + static_cast<uint64_t>(k));
+    for (int64_t k = 0; k < count; ++k) own_.emplace_back(a.seed.value_or(0) + static_cast<uint64_t>(k), a.stream);
   }
 
   // Normal numbers of this shape [N,...] as float32. Generators draw in the model's dtype, as torch does, so a bfloat16

@@ -10,15 +10,18 @@
 #include <numbers>
 #include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
 
 #include "core/check.h"
+#include "tensor/cuda_random.h"
 
 namespace raedit {
 
 struct Generator::State {
+  std::optional<CudaRandom> cuda = {};  // all numbers come from it, and the rest is for the CPU generator
   std::mt19937 engine;
   // The scalar path makes two numbers at a time and keeps the second, across calls and until the next manual_seed.
   std::optional<double> next_normal;
@@ -28,6 +31,9 @@ struct Generator::State {
 Generator::Generator(uint64_t seed, Bfloat16Draws bfloat16_draws) : state_(std::make_unique<State>()) {
   state_->bfloat16_draws = bfloat16_draws;
   manual_seed(seed);
+}
+Generator::Generator(uint64_t seed, const RandomStream& stream) : Generator(seed) {
+  if (stream.gpu) state_->cuda.emplace(seed, *stream.gpu);
 }
 Generator::Generator(const Generator& other) : state_(std::make_unique<State>(*other.state_)) {}
 Generator& Generator::operator=(const Generator& other) {
@@ -41,9 +47,13 @@ Generator::~Generator() = default;
 void Generator::manual_seed(uint64_t seed) {
   state_->engine.seed(static_cast<uint32_t>(seed));  // the engine has 32 bits of seed: torch drops the others too
   state_->next_normal.reset();
+  if (state_->cuda) state_->cuda->manual_seed(seed);
 }
 
 uint32_t Generator::random() {
+  RAEDIT_CHECK(!state_->cuda, {.code = ErrorCode::unsupported,
+                               .what = "torch's CUDA generator has no stream of integers",
+                               .hint = "rand and randn draw from it"});
   return static_cast<uint32_t>(state_->engine());
 }
 
@@ -67,9 +77,13 @@ T uniform(Generator& generator) {
     return T(static_cast<float>(generator.random() & ((1u << 8) - 1u)) * 0x1p-8f);
 }
 
+// 1, where a uniform number was rounded up to the end that is not in [0, 1), becomes 0.
+bfloat16 below_one(bfloat16 value) {
+  return static_cast<float>(value) == 1.0f ? bfloat16(0.0f) : value;
+}
+
 bfloat16 rounded_uniform(Generator& generator) {
-  const bfloat16 value(uniform<float>(generator));
-  return static_cast<float>(value) == 1.0f ? bfloat16(0.0f) : value;  // rounded up to the end that is not in [0, 1)
+  return below_one(bfloat16(uniform<float>(generator)));
 }
 
 template <class T>
@@ -126,7 +140,33 @@ void fill_normal_blocks(Generator& generator, T* values, int64_t count, void (*b
 
 }  // namespace
 
+Tensor Generator::cuda_numbers(const Shape& shape, DType dtype, bool normal) {
+  constexpr int64_t kMostBytes = int64_t{1} << 31;
+  RAEDIT_CHECK(dtype == DType::float32 || dtype == DType::bfloat16,
+               {.code = ErrorCode::unsupported,
+                .what = "numbers of this element type from torch's CUDA generator",
+                .found = std::string(name_of(dtype)),
+                .expected = "float32 or bfloat16"});
+  RAEDIT_CHECK(shape.numel() <= kMostBytes / static_cast<int64_t>(size_of(dtype)),
+               {.code = ErrorCode::unsupported,
+                .what = "torch draws tensors beyond 2^31 bytes in parts on a GPU",
+                .found = shape.str(),
+                .hint = "draw fewer at a time"});
+  const Tensor numbers = Tensor::empty(shape, DType::float32);
+  const std::span<float> values(numbers.data<float>(), static_cast<size_t>(numbers.numel()));
+  if (normal) {
+    state_->cuda->fill_normal(values);
+    return numbers.to(dtype);
+  }
+  state_->cuda->fill_uniform(values);
+  if (dtype == DType::float32) return numbers;
+  const Tensor rounded = numbers.to(dtype);
+  for (bfloat16& value : std::span<bfloat16>(rounded.data<bfloat16>(), values.size())) value = below_one(value);
+  return rounded;
+}
+
 Tensor Generator::randn(const Shape& shape, DType dtype) {
+  if (state_->cuda) return cuda_numbers(shape, dtype, true);
   Tensor result = Tensor::empty(shape, dtype);
   const int64_t count = result.numel();
   const auto scalar_normal = [this] {
@@ -164,6 +204,7 @@ Tensor Generator::randn(const Shape& shape, DType dtype) {
 }
 
 Tensor Generator::rand(const Shape& shape, DType dtype) {
+  if (state_->cuda) return cuda_numbers(shape, dtype, false);
   Tensor result = Tensor::empty(shape, dtype);
   const bool native = state_->bfloat16_draws == Bfloat16Draws::native;
   switch (dtype) {

@@ -176,6 +176,23 @@ TEST_F(GenerateTest, EncoderReuseSkipsPassesAndSaysSo) {
                  {"encoder_reuse", "found 2, expected 0 to 1"});
 }
 
+// Fewer numbers than any GPU has threads: the geometry is named and changes nothing.
+TEST_F(GenerateTest, RngNamesTheGeneratorAndSaysSo) {
+  const auto generate = [&](const std::string& rng, const std::string& output, const std::string& batch) {
+    return parse_json(expect_success(tiny({"--label", "two", "--count", "3", "--seed", "7", "--rng", rng, "--json",
+                                           "--batch-size", batch, "--output", output})),
+                      "stdout");
+  };
+  const std::string h100 = "torch-cuda:sm=132,threads=2048";
+  EXPECT_EQ(generate("torch-cpu", "cpu.png", "8")["rng"], "torch-cpu");
+  EXPECT_EQ(generate(h100, "h100.png", "8")["rng"], h100);
+  EXPECT_EQ(generate("torch-cuda:threads=1536,sm=82", "3090.png", "2")["rng"], "torch-cuda:sm=82,threads=1536");
+  EXPECT_EQ(load_png(path("h100.png")), load_png(path("3090.png")));
+  EXPECT_NE(load_png(path("h100.png")).rgb, load_png(path("cpu.png")).rgb);
+  EXPECT_EQ(png_text(path("h100.png")).at("RNG"), h100);
+  EXPECT_FALSE(png_text(path("cpu.png")).contains("RNG"));
+}
+
 TEST_F(GenerateTest, SafetensorsHoldImagesLatentsAndClasses) {
   expect_success(tiny({"--class-id", "3", "--class-id", "0", "--output", "a.safetensors"}));
   const SafetensorsFile file = SafetensorsFile::open(path("a.safetensors"));

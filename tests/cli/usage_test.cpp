@@ -40,10 +40,10 @@ TEST_F(UsageTest, EveryCommandHasHelpWithExamples) {
 TEST_F(UsageTest, GenerateHelpNamesEveryOption) {
   const std::string help = expect_success({"generate", "--help"});
   for (const char* option :
-       {"--model",  "--config",      "--cache-dir",  "--offline",        "--label",        "--class-id",
-        "--count",  "--steps",       "--guidance",   "--guidance-start", "--guidance-end", "--encoder-reuse",
-        "--seed",   "--latents",     "--batch-size", "--dtype",          "--device",       "--threads",
-        "--output", "--output-type", "--grid",       "--json",           "--quiet"})
+       {"--model",   "--config", "--cache-dir",   "--offline",        "--label",        "--class-id",
+        "--count",   "--steps",  "--guidance",    "--guidance-start", "--guidance-end", "--encoder-reuse",
+        "--seed",    "--rng",    "--latents",     "--batch-size",     "--dtype",        "--device",
+        "--threads", "--output", "--output-type", "--grid",           "--json",         "--quiet"})
     EXPECT_NE(help.find(std::string(option) + " "), std::string::npos) << option;
 }
 
@@ -113,6 +113,12 @@ TEST_F(UsageTest, ValuesOfGenerateAreCheckedBeforeTheModelIsLoaded) {
       {{"--output", "picture.jpg"}, "--output: unknown kind of file (found picture.jpg"},
       {{"--output-type", "latent", "--output", "a.png"}, "--output: latents are not pictures"},
       {{"--seed", "1", "--latents", "x.safetensors"}, "--seed and --latents exclude each other"},
+      {{"--rng", "torch-cpu", "--latents", "x.safetensors"}, "--rng and --latents exclude each other"},
+      {{"--rng", "philox"},
+       "--rng: no such stream of random numbers (found 'philox', expected torch-cpu or torch-cuda:"},
+      {{"--rng", "torch-cuda"}, "RTX 4090 128, 1536; A100 108, 2048"},
+      {{"--rng", "torch-cuda:sm=132"}, "(found 'torch-cuda:sm=132', expected torch-cpu or torch-cuda:sm=N,threads=N)"},
+      {{"--rng", "torch-cuda:sm=0,threads=2048"}, "--rng: no GPU has this geometry (found sm=0,threads=2048"},
   };
   for (const BadValue& bad : cases) {
     SCOPED_TRACE(bad.message);

@@ -11,6 +11,7 @@
 #include "raedit/rae_dit_pipeline.h"
 #include "tensor/arena.h"
 #include "test_device.h"
+#include "unit/expect_error.h"
 #include "unit/model_folder.h"
 
 namespace raedit {
@@ -168,6 +169,32 @@ TEST(PipelineRun, GeneratorsDrawInTheModelsType) {
     run.latents = Generator(7, draws).randn({3, 128, 4, 4}, DType::bfloat16);
     EXPECT_EQ(drawn.latents.to_vector<float>(), model(ctx, run).latents.to_vector<float>());
   }
+}
+
+// torch's CUDA numbers reach the pictures: each its own generator, or one for the batch, as with the CPU's.
+TEST(PipelineRun, SeedsDrawFromTheNamedStream) {
+  const RandomStream stream =
+      RandomStream::from_name("torch-cuda:sm=3,threads=1024");  // a wave is 3072 of 6144 numbers
+  Context ctx = test::test_context();
+  auto seeded = arguments(7);
+  seeded.stream = stream;
+  std::vector<Generator> generators;
+  for (uint64_t k = 7; k < 10; ++k) generators.emplace_back(k, stream);
+  auto drawn = arguments(0);
+  drawn.seed.reset();
+  drawn.generators = &generators;
+  const auto pictures = pipeline()(ctx, seeded).images.to_vector<float>();
+  EXPECT_EQ(pictures, pipeline()(ctx, drawn).images.to_vector<float>());
+  EXPECT_NE(pictures, generate(7, 1.0, 1));
+
+  std::vector<Generator> one = {Generator(7, stream)};
+  drawn.generators = &one;
+  auto given = arguments(0);
+  given.seed.reset();
+  given.latents = Generator(7, stream).randn({3, 128, 4, 4});
+  EXPECT_EQ(pipeline()(ctx, drawn).latents.to_vector<float>(), pipeline()(ctx, given).latents.to_vector<float>());
+  given.stream = stream;
+  EXPECT_RAEDIT_ERROR(pipeline()(ctx, given), ErrorCode::invalid_argument, "no seed draws here");
 }
 
 TEST(PipelineRun, LabelsRepeatInPlace) {
