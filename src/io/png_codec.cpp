@@ -20,6 +20,12 @@ namespace {
 
 constexpr size_t kSignatureBytes = 8;
 
+// A few KiB of zTXt unpack to as many MiB, and libpng keeps a thousand such chunks: both are bounded.
+constexpr png_alloc_size_t kMostChunkBytes = png_alloc_size_t{8} << 20;
+constexpr png_uint_32 kMostTexts = 32;
+
+enum class Texts { skipped, kept };
+
 // libpng hands over the message and expects not to return.
 [[noreturn]] void on_error(png_structp png, png_const_charp message) {
   *static_cast<std::string*>(png_get_error_ptr(png)) = message;
@@ -45,7 +51,8 @@ std::string latin1_to_utf8(const char* text, size_t length) {
 class PngReader {
  public:
   // Both must outlive it.
-  PngReader(std::string_view content, const std::string& where) : path_(where), content_(content) {
+  PngReader(std::string_view content, const std::string& where, Texts texts)
+      : path_(where), content_(content), texts_(texts) {
     const auto* bytes = reinterpret_cast<png_const_bytep>(content_.data());
     RAEDIT_CHECK(content_.size() >= kSignatureBytes && png_sig_cmp(bytes, 0, kSignatureBytes) == 0,
                  {.code = ErrorCode::format, .what = "is not a PNG image", .where = path_});
@@ -116,7 +123,12 @@ class PngReader {
     png_set_read_fn(png_, this, on_read);
     // The size is ours to check, with a message of ours.
     png_set_user_limits(png_, PNG_UINT_31_MAX, PNG_UINT_31_MAX);
-    png_set_chunk_malloc_max(png_, png_alloc_size_t{64} << 20);
+    png_set_chunk_malloc_max(png_, kMostChunkBytes);
+    png_set_chunk_cache_max(png_, kMostTexts);
+    // Nothing of colour profiles and what else is not pixels is used: it is not even unpacked.
+    png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
+    constexpr png_byte kTextChunks[] = "tEXt\0zTXt\0iTXt";
+    if (texts_ == Texts::kept) png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_AS_DEFAULT, kTextChunks, 3);
     png_read_info(png_, info_);
     return true;
   }
@@ -146,6 +158,7 @@ class PngReader {
 
   const std::string& path_;
   std::string_view content_;
+  Texts texts_;
   std::string message_;
   size_t position_ = 0;
   size_t row_bytes_ = 0;
@@ -243,7 +256,7 @@ class PngEncoder {
 }  // namespace
 
 Image decode_png(std::string_view bytes, const std::string& where, int64_t max_pixels) {
-  return PngReader(bytes, where).read(max_pixels);
+  return PngReader(bytes, where, Texts::skipped).read(max_pixels);
 }
 
 Image load_png(const std::string& path) {
@@ -252,7 +265,7 @@ Image load_png(const std::string& path) {
 
 PngText load_png_text(const std::string& path) {
   const std::string content = read_file(path, kMaxImageFileBytes);
-  PngReader reader(content, path);
+  PngReader reader(content, path, Texts::kept);
   (void)reader.read();  // text may stand after the pixels, and a damaged file has none to trust
   return reader.text();
 }

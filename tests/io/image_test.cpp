@@ -2,6 +2,7 @@
 #include "raedit/image.h"
 
 #include <png.h>
+#include <sys/wait.h>
 
 #include <cmath>
 #include <csetjmp>
@@ -159,6 +160,56 @@ TEST(Png, CarriesTexts) {
   const std::string bytes = slurp(folder / "a.png");
   EXPECT_NE(bytes.find("tEXtSoftware"), bytes.npos);
   EXPECT_NE(bytes.find("iTXtTitle"), bytes.npos);
+}
+
+// A PNG with `count` zTXt chunks of 6 MiB each, a few KiB as long as they are packed.
+void make_text_bomb(const std::string& path, int count) {
+  const auto text = std::string(size_t{6} << 20, 'x');
+  std::vector<png_text> items(static_cast<size_t>(count));
+  for (png_text& item : items) {
+    item.compression = PNG_TEXT_COMPRESSION_zTXt;
+    item.key = const_cast<char*>("Comment");
+    item.text = const_cast<char*>(text.c_str());
+    item.text_length = text.size();
+  }
+  const Image image = random_image(4, 4, 1);
+  FILE* file = std::fopen(path.c_str(), "wb");
+  png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, nullptr);
+  png_infop info = png_create_info_struct(png);
+  png_init_io(png, file);
+  png_set_IHDR(png, info, 4, 4, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
+               PNG_FILTER_TYPE_DEFAULT);
+  for (png_text& item : items) png_set_text(png, info, &item, 1);
+  png_write_info(png, info);
+  for (png_size_t row = 0; row < 4; ++row) png_write_row(png, image.rgb.data() + row * 12);
+  png_write_end(png, nullptr);
+  png_destroy_write_struct(&png, &info);
+  std::fclose(file);
+}
+
+int64_t peak_memory_mib() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss >> 10;
+}
+
+TEST(Png, UnpacksNoTextsThatNobodyAskedFor) {
+  const ScratchFolder folder;
+  constexpr int kCount = 100;
+  // The texts are written in another process: libpng's copies of them are the peak otherwise.
+  const pid_t writer = ::fork();
+  if (writer == 0) {
+    make_text_bomb(folder / "bomb.png", kCount);
+    ::_exit(0);
+  }
+  int status = 1;
+  ASSERT_EQ(::waitpid(writer, &status, 0), writer);
+  ASSERT_EQ(status, 0);
+  const int64_t before = peak_memory_mib();
+  EXPECT_EQ(load_png(folder / "bomb.png"), random_image(4, 4, 1));
+  EXPECT_LT(peak_memory_mib() - before, 50) << "600 MiB of text were unpacked";
+  EXPECT_LE(load_png_text(folder / "bomb.png").size(), 32u);
+  EXPECT_LT(peak_memory_mib() - before, 500);
 }
 
 TEST(Png, RefusesTextsThatDoNotFit) {
