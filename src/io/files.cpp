@@ -220,18 +220,27 @@ void AtomicFile::commit() {
   if (direct) return;
   if (::rename(temporary_.c_str(), final_.c_str()) != 0) fail("cannot replace", errno);
   temporary_.clear();
-
-  // The file is whole already; this only makes its name survive a power cut.
-  const int folder = ::open(folder_of(final_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder < 0) return;
-  const FileDescriptor guard{folder};
-  (void)::fsync(folder);
+  sync_folder(folder_of(final_));
 }
 
 void write_file(const std::string& path, std::string_view content) {
   AtomicFile file(path);
   file.write(content);
   file.commit();
+}
+
+void copy_file(const std::string& from, const std::string& to) {
+  const std::shared_ptr<MappedFile> source = MappedFile::open(from);
+  AtomicFile copy(to);
+  copy.write(source->data(), source->size());
+  copy.commit();
+}
+
+void sync_folder(const std::string& path) noexcept {
+  const int folder = ::open(path.empty() ? "." : path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return;
+  const FileDescriptor guard{folder};
+  (void)::fsync(folder);
 }
 
 bool is_file(const std::string& path) {

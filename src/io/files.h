@@ -79,6 +79,13 @@ class AtomicFile {
 // write + commit.
 void write_file(const std::string& path, std::string_view content);
 
+// `to` as a file of its own, links in `from` followed. `from` must be a regular file; of any size.
+void copy_file(const std::string& from, const std::string& to);
+
+// Makes what was created, renamed or removed in a folder survive a power cut. Silent where that cannot be done: the
+// files themselves are whole.
+void sync_folder(const std::string& path) noexcept;
+
 // Whether there is a regular file, links followed.
 bool is_file(const std::string& path);
 

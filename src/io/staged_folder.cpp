@@ -81,6 +81,15 @@ void move_into(const fs::path& staged, const fs::path& target) {
   std::sort(folders.begin(), folders.end());
   for (const fs::path& folder : folders) move_into(folder, target / folder.filename());
   for (const fs::path& file : files) rename_over(file, target / file.filename());
+  sync_folder(target.string());
+}
+
+// The files in it were brought to the disk when they were written.
+void sync_folders(const fs::path& folder) {
+  std::error_code error;
+  for (const auto& entry : entries_of(folder))
+    if (entry.is_directory(error)) sync_folders(entry.path());
+  sync_folder(folder.string());
 }
 
 }  // namespace
@@ -110,7 +119,9 @@ std::string StagedFolder::at(const std::string& relative) const {
 void StagedFolder::commit() {
   std::error_code error;
   if (!fs::exists(path_, error)) {
+    sync_folders(staging_);
     rename_over(staging_, path_);
+    sync_folder(fs::path(path_).parent_path().string());
     staging_.clear();
     return;
   }
@@ -121,6 +132,7 @@ void StagedFolder::commit() {
   for (const fs::path& path : older) {
     fs::remove(path, error);
     if (error) raise_write_error("cannot remove older weights", path.string(), error.value());
+    sync_folder(path.parent_path().string());
   }
 }
 

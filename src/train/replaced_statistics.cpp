@@ -34,13 +34,15 @@ bool is_weights_file(const std::string& name) {
   return name.ends_with(".safetensors") || name.ends_with(".bin") || name.ends_with(".index.json");
 }
 
-// A model card, a licence.
-void copy_small_files(const std::string& from, const StagedFolder& staged) {
-  for (const auto& entry : fs::directory_iterator(from)) {
-    const std::string name = entry.path().filename().string();
-    if (!entry.is_regular_file() || name == kConfig || is_weights_file(name)) continue;
-    write_file(staged.at(name), read_file(entry.path().string()));
+// A model card, a licence, whatever else lies there.
+void copy_other_files(const std::string& from, const StagedFolder& staged) {
+  std::error_code error;
+  for (fs::directory_iterator it(from, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (!is_file(it->path().string()) || name == kConfig || is_weights_file(name)) continue;
+    copy_file(it->path().string(), staged.at(name));
   }
+  if (error) raise_read_error("cannot read the folder", from, error.value());
 }
 
 std::vector<TensorSource> sources_of(const WeightSet& weights) {
@@ -85,7 +87,7 @@ void save_with_statistics(const std::string& from, const std::string& to, const 
   const ReplacedStatistics weights(source.weights, mean32, std32);
   StagedFolder staged(to);
   create_directories(staged.at(""));
-  copy_small_files(from, staged);
+  copy_other_files(from, staged);
   write_safetensors_sharded(staged.at(""), kBaseName, "", sources_of(weights), kMostShardBytes);
   write_file(staged.at(kConfig), dump_config(source.config));
   AutoencoderRAE::from_pretrained(staged.at(""));  // it opens, or it does not appear

@@ -27,15 +27,31 @@ void write_transformer(const models::ModelSource& source, const std::string& fol
   write_file((fs::path(folder) / "config.json").string(), source.config.dump(2) + "\n");
 }
 
-void copy_files(const std::string& from, const std::string& to) {
-  create_directories(to);
+// Of an autoencoder, which may be links into a download cache.
+void copy_files(const fs::path& from, const fs::path& to) {
+  create_directories(to.string());
   std::error_code error;
-  fs::copy(from, to, fs::copy_options::recursive | fs::copy_options::overwrite_existing, error);
-  RAEDIT_CHECK(!error, {.code = ErrorCode::io,
-                        .what = "cannot copy the autoencoder",
-                        .where = from,
-                        .found = error.message(),
-                        .expected = "files that can be read, and room for them in " + to});
+  fs::directory_iterator it(from, error);
+  for (const fs::directory_iterator end; !error && it != end; it.increment(error)) {
+    const fs::path target = to / it->path().filename();
+    if (it->is_directory(error))
+      copy_files(it->path(), target);
+    else
+      copy_file(it->path().string(), target.string());
+  }
+  if (error) raise_read_error("cannot read the folder", from.string(), error.value());
+}
+
+void copy_autoencoder(const std::string& from, const std::string& to) {
+  try {
+    copy_files(from, to);
+  } catch (const Error& error) {
+    raise({.code = ErrorCode::io,
+           .what = "cannot copy the autoencoder",
+           .where = from,
+           .found = error.what(),
+           .expected = "files that can be read, and room for them in " + to});
+  }
 }
 
 }  // namespace
@@ -46,7 +62,7 @@ void export_pipeline(const std::string& folder, const models::ModelSource& trans
   write_transformer(transformer, staged.at("transformer"));
   scheduler.save_pretrained(staged.at("scheduler"));
   std::error_code error;
-  if (!fs::equivalent(vae_folder, fs::path(folder) / "vae", error)) copy_files(vae_folder, staged.at("vae"));
+  if (!fs::equivalent(vae_folder, fs::path(folder) / "vae", error)) copy_autoencoder(vae_folder, staged.at("vae"));
   write_file(staged.at("model_index.json"), model_index(id2label).dump(2) + "\n");
   staged.commit();
 }

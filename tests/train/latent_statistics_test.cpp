@@ -229,6 +229,8 @@ TEST_F(LatentStatisticsTest, TheNewAutoencoderNormalisesAndIsElseTheSame) {
   const ModelFolder model("autoencoder/dinov2");
   const ScratchFolder scratch;
   test::spit(model / "README.md", "card");
+  const std::string large(size_t{65} << 20, 'x');  // more than read_file takes
+  test::spit(model / "decoder.onnx", large);
   const RunningMoments moments = measure(open_raw_autoencoder(model.path(), {}), 4, true);
   const Tensor std = latents_std_of(moments.variance(), LatentsStd::upstream);
   save_with_statistics(model.path(), scratch / "new", moments.mean(), std);
@@ -254,6 +256,7 @@ TEST_F(LatentStatisticsTest, TheNewAutoencoderNormalisesAndIsElseTheSame) {
   for (Json* json : {&old_config, &config}) json->erase("latents_mean"), json->erase("latents_std");
   EXPECT_EQ(config, old_config);
   EXPECT_EQ(slurp(scratch / "new/README.md"), "card");
+  EXPECT_TRUE(slurp(scratch / "new/decoder.onnx") == large);
 }
 
 TEST_F(LatentStatisticsTest, ChannelStatisticsKeepTheirShapeAndAFailedSaveLeavesNothing) {
