@@ -163,16 +163,6 @@ void plan_pictures(Generation& g, const RAEDiTPipeline& pipeline) {
   check_grid_size(g, pipeline.vae().config().output_size());
 }
 
-// Puts a batch where it belongs among all pictures.
-void collect(Tensor& all, const Tensor& batch, int64_t first, int64_t count) {
-  if (!all.defined()) {
-    Shape shape = batch.shape();
-    shape.set(0, count);
-    all = Tensor::empty(shape, DType::float32);
-  }
-  all.slice(0, first, first + batch.dim(0)).copy_from(batch);
-}
-
 RAEDiTPipelineArguments arguments_of(const Generation& g, int64_t first, int64_t end) {
   const GenerateOptions& o = g.options;
   RAEDiTPipelineArguments arguments;
@@ -193,32 +183,38 @@ RAEDiTPipelineArguments arguments_of(const Generation& g, int64_t first, int64_t
   return arguments;
 }
 
-Results sample(Generation& g, const RAEDiTPipeline& pipeline, Context& ctx, int64_t& batches_done) {
-  Results results;
-  const bool keeps_latents = g.options.wants_latents() || g.output.kind == OutputKind::safetensors;
-  const auto count = static_cast<int64_t>(g.pictures.size());
-  for (int64_t first = 0; first < count; first += g.options.batch_size, ++batches_done) {
-    const int64_t end = std::min(count, first + g.options.batch_size);
-    const RAEDiTPipelineArguments arguments = arguments_of(g, first, end);
-    RAEDiTPipelineOutput batch = pipeline(ctx, arguments);
-    g.encoder_passes = batch.encoder_passes;
-    g.seconds.sample += batch.sample_seconds;
-    g.seconds.decode += batch.decode_seconds;
-    std::move(batch.pictures.begin(), batch.pictures.end(), std::back_inserter(results.images_8bit));
-    if (arguments.output_type == OutputType::pil) continue;
-    if (keeps_latents) collect(results.latents, batch.latents, first, count);
-    if (batch.images.defined()) collect(results.images, batch.images, first, count);
-  }
-  results.pictures = g.pictures;
-  return results;
-}
-
 RequestInfo request_info(const Generation& g) {
   const GenerateOptions& o = g.options;
   const std::string latents = o.latents.empty() ? "" : std::filesystem::path(o.latents).filename().string();
   return {
       as_utf8(g.model.name), as_utf8(latents), random_stream(o).name(),        o.steps, o.guidance, o.guidance_start,
       o.guidance_end,        o.encoder_reuse,  dtype_text(o.dtype, o.quantize)};
+}
+
+void sample(Generation& g, const RAEDiTPipeline& pipeline, Context& ctx, OutputWriter& writer, int64_t& batches_done) {
+  const auto count = static_cast<int64_t>(g.pictures.size());
+  for (int64_t first = 0; first < count; first += g.options.batch_size, ++batches_done) {
+    const int64_t end = std::min(count, first + g.options.batch_size);
+    RAEDiTPipelineOutput batch = pipeline(ctx, arguments_of(g, first, end));
+    g.encoder_passes = batch.encoder_passes;
+    g.seconds.sample += batch.sample_seconds;
+    g.seconds.decode += batch.decode_seconds;
+    const Stopwatch write;
+    writer.add(std::move(batch), first);
+    g.seconds.write += write.seconds();
+  }
+}
+
+// What came before an interruption is not lost, and is told.
+void sample_telling_what_was_reached(Generation& g, const RAEDiTPipeline& pipeline, Context& ctx, OutputWriter& writer,
+                                     ProgressBar& bar, int64_t& batches_done) {
+  try {
+    sample(g, pipeline, ctx, writer, batches_done);
+  } catch (const Error&) {
+    if (const size_t there = writer.written().size(); there > 0)
+      bar.say(fmt::format("{} of {} pictures are in {}", there, g.pictures.size(), g.output.path));
+    throw;
+  }
 }
 
 Json to_json(const Generation& g, const Context& ctx, const std::vector<std::string>& paths) {
@@ -343,12 +339,13 @@ int run_generate(const GenerateOptions& options) {
   Context ctx(context);
   const int64_t batches = (static_cast<int64_t>(g.pictures.size()) + o.batch_size - 1) / o.batch_size;
   bar.begin("sample", batches * o.steps);
-  const Results results = sample(g, pipeline, ctx, batches_done);
+  OutputWriter writer(g.output, request_info(g), g.pictures, o.grid);
+  sample_telling_what_was_reached(g, pipeline, ctx, writer, bar, batches_done);
   interrupt.throw_if_cancelled();
 
   const Stopwatch write;
-  const std::vector<std::string> paths = write_output(g.output, results, request_info(g), o.grid);
-  g.seconds.write = write.seconds();
+  const std::vector<std::string>& paths = writer.finish();
+  g.seconds.write += write.seconds();
   g.seconds.total = total.seconds();
   bar.say(summary(g, paths));
   if (o.json) fmt::print("{}\n", to_json(g, ctx, paths).dump(2, ' ', false, Json::error_handler_t::replace));

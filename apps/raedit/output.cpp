@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <iterator>
+#include <utility>
 
 #include "core/check.h"
 #include "core/text.h"
@@ -34,21 +36,14 @@ Tensor to_nhwc(const Tensor& nchw) {
   return nchw.transpose(1, 2).transpose(2, 3);
 }
 
-void write_npz_file(const std::string& path, const Results& results, const RequestInfo& info) {
-  NamedTensors tensors;
-  if (results.images.defined()) tensors.emplace_back("images", to_nhwc(results.images));
-  if (!results.images.defined()) tensors.emplace_back("latents", results.latents);
-  tensors.emplace_back("class_labels", class_labels_of(results.pictures));
-  if (info.latents.empty()) tensors.emplace_back("seeds", seeds_of(results.pictures));
-  write_npz(path, tensors);
-}
-
-void write_safetensors_file(const std::string& path, const Results& results, const RequestInfo& info) {
-  NamedTensors tensors;
-  if (results.images.defined()) tensors.emplace_back("images", results.images);
-  tensors.emplace_back("latents", results.latents);
-  tensors.emplace_back("class_labels", class_labels_of(results.pictures));
-  write_safetensors(path, tensors, file_metadata(info, results.pictures));
+// Puts a batch where it belongs among all pictures.
+void collect(Tensor& all, const Tensor& batch, int64_t first, size_t count) {
+  if (!all.defined()) {
+    Shape shape = batch.shape();
+    shape.set(0, static_cast<int64_t>(count));
+    all = Tensor::empty(shape, DType::float32);
+  }
+  all.slice(0, first, first + batch.dim(0)).copy_from(batch);
 }
 
 // A folder that is removed with all it holds unless everything went well.
@@ -90,28 +85,6 @@ class NewFolder {
  private:
   std::vector<fs::path> made_;  // innermost first
 };
-
-// All pictures are on the disk before the first gets its name.
-std::vector<std::string> write_folder(const std::string& folder, const Results& results, const RequestInfo& info) {
-  NewFolder created(folder);
-  const StagingFolder staging(folder);
-  const size_t count = results.images_8bit.size();
-  std::vector<std::string> names;
-  for (size_t i = 0; i < count; ++i) {
-    names.push_back(picture_file_name(info, results.pictures[i], i, count));
-    save_png(results.images_8bit[i], (fs::path(staging.path()) / names[i]).string(),
-             png_text(info, {results.pictures[i]}));
-  }
-  std::vector<std::string> paths;
-  for (const std::string& name : names) {
-    paths.push_back((fs::path(folder) / name).string());
-    std::error_code error;
-    fs::rename(fs::path(staging.path()) / name, paths.back(), error);
-    if (error) raise_write_error("cannot rename into place", paths.back(), error.value());
-  }
-  created.keep();
-  return paths;
-}
 
 }  // namespace
 
@@ -175,20 +148,67 @@ void check_writable(const Output& output) {
   AtomicFile probe((folder / ".raedit-probe").string());
 }
 
-std::vector<std::string> write_output(const Output& output, const Results& results, const RequestInfo& info,
-                                      int grid_columns) {
-  switch (output.kind) {
-    case OutputKind::folder: return write_folder(output.path, results, info);
-    case OutputKind::png:
-      save_png(make_grid(results.images_8bit, grid_columns), output.path, png_text(info, results.pictures));
-      break;
-    case OutputKind::npy:
-      write_npy(output.path, results.images.defined() ? to_nhwc(results.images) : results.latents);
-      break;
-    case OutputKind::npz: write_npz_file(output.path, results, info); break;
-    case OutputKind::safetensors: write_safetensors_file(output.path, results, info); break;
+OutputWriter::OutputWriter(Output output, RequestInfo info, std::vector<Picture> pictures, int grid_columns)
+    : output_(std::move(output)), info_(std::move(info)), pictures_(std::move(pictures)), grid_columns_(grid_columns) {}
+
+void OutputWriter::add(RAEDiTPipelineOutput batch, int64_t first) {
+  if (output_.kind == OutputKind::folder) return add_to_folder(batch.pictures, static_cast<size_t>(first));
+  std::move(batch.pictures.begin(), batch.pictures.end(), std::back_inserter(images_8bit_));
+  if (output_.kind == OutputKind::png) return;
+  if (batch.images.defined()) collect(images_, batch.images, first, pictures_.size());
+  if (!batch.images.defined() || output_.kind == OutputKind::safetensors)
+    collect(latents_, batch.latents, first, pictures_.size());
+}
+
+void OutputWriter::add_to_folder(const std::vector<Image>& images, size_t first) {
+  NewFolder created(output_.path);
+  const StagingFolder staging(output_.path);
+  std::vector<std::string> names;
+  for (size_t i = 0; i < images.size(); ++i) {
+    const Picture& picture = pictures_[first + i];
+    names.push_back(picture_file_name(info_, picture, first + i, pictures_.size()));
+    save_png(images[i], (fs::path(staging.path()) / names[i]).string(), png_text(info_, {picture}));
   }
-  return {output.path};
+  for (const std::string& name : names) {
+    const std::string path = (fs::path(output_.path) / name).string();
+    std::error_code error;
+    fs::rename(fs::path(staging.path()) / name, path, error);
+    if (error) raise_write_error("cannot rename into place", path, error.value());
+    created.keep();
+    paths_.push_back(path);
+  }
+  sync_folder(output_.path);
+}
+
+void OutputWriter::write_npz_file() const {
+  NamedTensors tensors;
+  if (images_.defined()) tensors.emplace_back("images", to_nhwc(images_));
+  if (!images_.defined()) tensors.emplace_back("latents", latents_);
+  tensors.emplace_back("class_labels", class_labels_of(pictures_));
+  if (info_.latents.empty()) tensors.emplace_back("seeds", seeds_of(pictures_));
+  write_npz(output_.path, tensors);
+}
+
+void OutputWriter::write_safetensors_file() const {
+  NamedTensors tensors;
+  if (images_.defined()) tensors.emplace_back("images", images_);
+  tensors.emplace_back("latents", latents_);
+  tensors.emplace_back("class_labels", class_labels_of(pictures_));
+  write_safetensors(output_.path, tensors, file_metadata(info_, pictures_));
+}
+
+const std::vector<std::string>& OutputWriter::finish() {
+  switch (output_.kind) {
+    case OutputKind::folder: return paths_;  // all is there
+    case OutputKind::png:
+      save_png(make_grid(images_8bit_, grid_columns_), output_.path, png_text(info_, pictures_));
+      break;
+    case OutputKind::npy: write_npy(output_.path, images_.defined() ? to_nhwc(images_) : latents_); break;
+    case OutputKind::npz: write_npz_file(); break;
+    case OutputKind::safetensors: write_safetensors_file(); break;
+  }
+  paths_.push_back(output_.path);
+  return paths_;
 }
 
 }  // namespace raedit::cli

@@ -1,4 +1,7 @@
 // raedit generate: every kind of output, what is written into the files, and the same numbers as the reference.
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 
@@ -343,6 +346,24 @@ TEST_F(GenerateTest, AnInterruptLeavesNothing) {
   EXPECT_EQ(result.exit_code, 130);
   EXPECT_NE(result.err.find("raedit: error: interrupted\n"), std::string::npos) << result.err;
   EXPECT_EQ(snapshot(), before);
+}
+
+TEST_F(GenerateTest, AFoldersFinishedPicturesSurviveAnInterrupt) {
+  RunOptions options;
+  options.interrupt_after_ms = 500;
+  const Result result = run({"generate", "--model", model_, "--steps", "20", "--class-id", "1", "--count", "100000",
+                             "--batch-size", "2", "--output", "a/"},
+                            options);
+  EXPECT_EQ(result.exit_code, 130);
+  std::vector<std::string> there = names("a");
+  ASSERT_GE(there.size(), 2u) << result.err;
+  EXPECT_EQ(there.size() % 2, 0u) << "half a batch";
+  std::sort(there.begin(), there.end());
+  for (size_t i = 0; i < there.size(); ++i) {
+    EXPECT_TRUE(there[i].starts_with(fmt::format("{:05}_", i))) << there[i];
+    EXPECT_EQ(load_png(path("a/" + there[i])).width, 32);
+  }
+  EXPECT_NE(result.err.find(fmt::format("{} of 100000 pictures are in a/", there.size())), std::string::npos);
 }
 
 TEST_F(GenerateTest, AnOldFileIsReplacedOnlyByAWholeNewOne) {
