@@ -1,5 +1,6 @@
 #include "model_path.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
@@ -82,7 +83,33 @@ hub::Repository open_repository(const std::string& name, const HubOptions& hub) 
   }
 }
 
+// "models/emoji46" beside a folder "models" is a misspelt path sooner than a name: nobody has to wait for the hub to
+// say so. A revision makes it a name whatever lies here, and so does a copy in the cache.
+void refuse_misspelt_path(const std::string& name, HubOptions hub) {
+  const std::string folder = name.substr(0, name.find('/'));
+  std::error_code error;
+  if (name.find('@') != name.npos || !fs::is_directory(folder, error)) return;
+  std::vector<std::string> there;
+  try {
+    hub.offline = true;
+    hub::Repository::open(name, hub);
+    return;
+  } catch (const Error&) {  // not in the cache
+    for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error))
+      if (it->is_directory(error)) there.push_back(folder + "/" + it->path().filename().string());
+  }
+  std::sort(there.begin(), there.end());
+  const std::string near = did_you_mean(name, there);
+  raise({.code = ErrorCode::not_found,
+         .what = "no such model folder",
+         .where = "--model",
+         .found = name,
+         .expected = "a folder in " + folder + ", which is here",
+         .hint = near + (near.empty() ? "" : "; ") + "to ask the hub for it, write " + name + "@main"});
+}
+
 FoundModel find_by_name(const std::string& name, const std::string& config, ModelPart part, const HubOptions& hub) {
+  refuse_misspelt_path(name, hub);
   const hub::Repository repository = open_repository(name, hub);
   const bool diffusers = repository.exists("model_index.json") || repository.exists("config.json");
   const std::string shown = name.substr(name.find('/') + 1);

@@ -69,6 +69,8 @@ HttpResponse HubClient::ask(const HttpRequest& request, int& tries) {
   for (Retry retry(settings_, progress_);;) {
     HttpResponse response = http_.send(request);
     tries = retry.tries();
+    reached_ = reached_ || !response.unresolved;
+    if (!reached_) return response;  // a misspelt host or no network at all: waiting would only keep the user waiting
     if (!response.may_pass || !retry.again(response.retry_after)) return response;
   }
 }

@@ -68,6 +68,7 @@ class HubClient {
   const Settings& settings_;
   ProgressMeter& progress_;
   HttpClient http_;
+  bool reached_ = false;
 };
 
 }  // namespace raedit::hub

@@ -283,6 +283,7 @@ HttpResponse HttpClient::send_once(const HttpRequest& request, const std::string
   if (code != CURLE_OK && !transfer.cut_short) {
     response.failure = detail[0] != '\0' ? detail.data() : ::curl_easy_strerror(code);
     response.may_pass = failure_may_pass(code);
+    response.unresolved = code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_RESOLVE_PROXY;
     return std::move(response);
   }
   response.may_pass = status_may_pass(response.status);

@@ -22,6 +22,7 @@ struct HttpResponse {
   double retry_after = 0;                      // seconds, 0 when not given
   std::string failure;                         // why there is no whole answer; empty when there is one
   bool may_pass = false;                       // the failure or the status is of the kind that goes away
+  bool unresolved = false;                     // there is no such host, or no network to ask for it
 
   bool ok() const { return failure.empty() && status >= 200 && status < 300; }
   std::string header(const std::string& name) const;  // "" when there is none

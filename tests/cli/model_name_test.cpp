@@ -77,6 +77,25 @@ TEST_F(ModelNameTest, WhatIsNowhere) {
                  options_);
 }
 
+TEST_F(ModelNameTest, AMisspeltPathIsNotLookedUp) {
+  fs::create_directory(path("models"));
+  fs::rename(tiny_model("pipe"), path("models/emoji64"));
+  RunOptions online = options_;
+  online.environment["HF_HUB_OFFLINE"] = "0";
+  online.environment["HF_ENDPOINT"] = "http://127.0.0.1:9";  // nobody: the test would fail with another message
+  for (const Words& words : {generate("models/emoji46", "a.png"), Words{"info", "models/emoji46"}})
+    expect_failure(
+        words, 1,
+        {"no such model folder (found models/emoji46", "did you mean 'models/emoji64'?", "write models/emoji46@main"},
+        online);
+  expect_failure({"labels", "--model", "models/emoji46@main"}, 1, {"models/emoji46@main", "not in the cache"},
+                 options_);
+  // A folder of the organisation's name does not hide what the cache has.
+  put_into_cache(path("models/emoji64"), "pipe");
+  fs::create_directory(path("tiny"));
+  expect_success({"labels", "--model", "tiny/pipe"}, options_);
+}
+
 TEST_F(ModelNameTest, AnUpstreamRepository) {
   fs::copy(convert_data("pipeline"), path("upstream"), fs::copy_options::recursive);
   const std::string yaml = path("upstream/configs/pipeline.yaml"), published = "facebook/dinov2-with-registers-base";

@@ -97,6 +97,15 @@ TEST_F(Failures, GivesUpAfterTheLastTry) {
   expect_next_run_succeeds();
 }
 
+TEST_F(Failures, DoesNotWaitForAHostThatIsUnknown) {
+  options.endpoint = "http://" + std::string(70, 'h') + ".invalid";  // too long a label: no name server is asked
+  options.retries = 4;
+  const auto start = Clock::now();
+  options.first_pause_seconds = 5;
+  expect_failure(ErrorCode::io, {"cannot reach http://hhh", "check the network"});
+  EXPECT_LT(seconds_since(start), 4.0);
+}
+
 TEST_F(Failures, HonoursRetryAfter) {
   hub.on_hub = first(1, "GET", "/api/models", {.status = 429, .headers = {{"Retry-After", "1"}}});
   const auto start = Clock::now();
