@@ -90,12 +90,29 @@ std::vector<Tensor> Stage2Step::places() const {
   return places;
 }
 
+// Averages that are not gone on with would be lost at the next checkpoint, and none can be gone on with that are not
+// there.
+void check_averages(const std::string& folder, bool wanted) {
+  std::error_code error;
+  const bool there = fs::is_directory(fs::path(folder) / "ema", error);
+  RAEDIT_CHECK(there == wanted, {.code = ErrorCode::invalid_argument,
+                                 .what = there ? "the checkpoint has moving averages, and this run would drop them"
+                                               : "the checkpoint has no moving averages to go on with",
+                                 .where = folder,
+                                 .found = wanted ? "--ema-decay" : "no --ema-decay",
+                                 .expected = there ? "--ema-decay as the run began with" : "none, as the run began",
+                                 .hint = "a new run can begin with its weights: "
+                                         "--pretrained-transformer-model-name-or-path " +
+                                         in(folder, there ? "ema" : "transformer")});
+}
+
 // trainer_state.json, and what goes into places(): all of it is there and fits, or nothing is read.
 Json Stage2Step::read(const std::string& folder, std::vector<Tensor>& contents) const {
   const std::string state_path = in(folder, kState);
   Json state = parse_json(read_file(state_path), state_path);
   JsonReader reader(state, state_path);
   if (reader.int64("step") < 0) reader.fail("step", "0 or more");
+  check_averages(folder, !averages().empty());
   const auto moments = SafetensorsFile::open(in(folder, kOptimizer));
   const SafetensorsSet optimizer(moments), transformer = SafetensorsSet::open(in(folder, "transformer"));
   std::optional<SafetensorsSet> ema;

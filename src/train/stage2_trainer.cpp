@@ -14,6 +14,7 @@
 #include "io/files.h"
 #include "train/checkpoints.h"
 #include "train/memory_plan.h"
+#include "train/resumed_options.h"
 #include "train/run_log.h"
 #include "train/run_state.h"
 #include "train/stage2_export.h"
@@ -265,6 +266,8 @@ class Run {
                                              .expected = "a \"trainer\" object"});
     state_ = RunState::read(state.at("trainer"), where);
     check_data(state.at("trainer"), where);
+    if (const Json& trainer = state.at("trainer"); trainer.contains("options"))
+      for (const std::string& line : changed_options(trainer.at("options"), deciding_options(options_))) note(line);
     if (is_file(in(folder, "scheduler/scheduler_config.json")))
       setup_.scheduler = FlowMatchEulerDiscreteScheduler::from_pretrained(in(folder, "scheduler"));
     last_good_ = result_.checkpoint = folder;
@@ -305,6 +308,7 @@ class Run {
     Json json = state_.json();
     json["pictures"] = setup_.pictures->size();
     json["classes"] = class_json();
+    json["options"] = deciding_options(options_);
     return json;
   }
 

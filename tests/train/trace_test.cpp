@@ -351,7 +351,7 @@ TEST(TrainingCheckpoint, ADamagedOneChangesNothing) {
   refused(ErrorCode::format, "step");
   test::spit(folder + "/trainer_state.json", "{\"step\": 2}");
   std::filesystem::remove_all(folder + "/ema");
-  refused(ErrorCode::not_found, "ema");
+  refused(ErrorCode::invalid_argument, "no moving averages");
 }
 
 }  // namespace

@@ -253,6 +253,62 @@ TEST(Trainer, TheSchedulerOfTheCheckpointWins) {
   EXPECT_EQ(shift_in(o.output_dir), 2.5);
 }
 
+TEST(Trainer, OtherOptionsThanBeforeAreTold) {
+  const ScratchFolder scratch;
+  Stage2Options o = small_run(scratch, make_pictures(scratch));
+  o.checkpointing_steps = 1;
+  o.max_train_steps = 1;
+  train(o);
+  o.resume_from_checkpoint = "latest";
+  o.max_train_steps = 2;
+  Watcher same;
+  train(o, same);
+  EXPECT_NE(same.notes.find("with other options than before: max_train_steps 1 -> 2\n"), std::string::npos)
+      << same.notes;
+  EXPECT_EQ(same.notes.find("not taken"), std::string::npos) << same.notes;
+  o.max_train_steps = 3;
+  o.learning_rate = 0.5;
+  o.random_flip = true;
+  o.flow_shift = 4.0;
+  o.seed = 77;
+  o.threads = 1;
+  Watcher other;
+  train(o, other);
+  EXPECT_NE(other.notes.find("other options than before: learning_rate 0.001 -> 0.5, "
+                             "max_train_steps 2 -> 3, random_flip false -> true\n"),
+            std::string::npos)
+      << other.notes;
+  EXPECT_NE(other.notes.find("not taken, for the run stays with what it began with: flow_shift 4.0, seed 77\n"),
+            std::string::npos)
+      << other.notes;
+}
+
+TEST(Trainer, AveragesAreNeitherDroppedNorMadeUp) {
+  const ScratchFolder scratch;
+  Stage2Options o = small_run(scratch, make_pictures(scratch));
+  o.checkpointing_steps = 1;
+  o.max_train_steps = 1;
+  train(o);
+  o.max_train_steps = 2;
+  o.resume_from_checkpoint = "latest";
+  o.ema_decay = 0.9;
+  test::expect_error(ErrorCode::invalid_argument,
+                     {"checkpoint-1", "has no moving averages to go on with", "checkpoint-1/transformer"},
+                     [&] { train(o); });
+  o.output_dir = scratch / "averaged";
+  o.max_train_steps = 1;
+  o.resume_from_checkpoint = "";
+  train(o);
+  o.max_train_steps = 2;
+  o.resume_from_checkpoint = "latest";
+  o.ema_decay.reset();
+  test::expect_error(
+      ErrorCode::invalid_argument,
+      {"checkpoint-1", "has moving averages, and this run would drop them", "expected --ema-decay", "checkpoint-1/ema"},
+      [&] { train(o); });
+  EXPECT_FALSE(fs::exists(o.output_dir + "/checkpoint-2"));
+}
+
 TEST(Trainer, TheDefaultShiftIsThatOfTheLatents) {
   const ScratchFolder scratch;
   const Stage2Options o = small_run(scratch, make_pictures(scratch));
