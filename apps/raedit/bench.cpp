@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <thread>
 
 #include "backend/kernels.h"
 #include "bench_pytorch.h"
@@ -14,6 +13,7 @@
 #include "core/check.h"
 #include "core/json.h"
 #include "core/text.h"
+#include "core/threads.h"
 #include "measure.h"
 #include "raedit/raedit.h"
 #include "values.h"
@@ -57,13 +57,10 @@ class CacheWalk {
   CacheWalk(int64_t bytes, int threads) : words_(static_cast<size_t>(bytes) / sizeof(uint64_t)), threads_(threads) {}
 
   void run() {
-    std::vector<std::thread> team;
     const size_t share = words_.size() / static_cast<size_t>(threads_);
-    for (int t = 0; t < threads_; ++t)
-      team.emplace_back([this, t, share] {
-        for (size_t i = 0; i < share; ++i) ++words_[static_cast<size_t>(t) * share + i];
-      });
-    for (std::thread& thread : team) thread.join();
+    on_threads(threads_, [this, share](int t) {
+      for (size_t i = 0; i < share; ++i) ++words_[static_cast<size_t>(t) * share + i];
+    });
   }
 
  private:

@@ -8,8 +8,11 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <vector>
+
+#include "core/threads.h"
 
 namespace raedit {
 
@@ -26,9 +29,10 @@ class Ahead {
           if (begin) begin();
           work();
         });
-    } catch (...) {  // no more threads to be had
+    } catch (const std::system_error& error) {
+      const size_t started = threads_.size();
       end();
-      throw;
+      raise_no_threads("threads that work ahead", started, workers, error.what());
     }
   }
   ~Ahead() { end(); }

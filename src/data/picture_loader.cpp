@@ -21,6 +21,7 @@
 
 #include "core/check.h"
 #include "core/text.h"
+#include "core/threads.h"
 #include "data/picture_transform.h"
 
 namespace raedit::data {
@@ -147,10 +148,7 @@ struct PictureLoader::State {
     try {
       for (int i = 0; i < options.workers; ++i) workers.emplace_back([this] { begin_worker(); });
     } catch (const std::system_error& error) {
-      raise({.code = ErrorCode::out_of_memory,
-             .what = std::string("threads that load pictures cannot be started: ") + error.what(),
-             .found = fmt::format("{} of {}", workers.size(), options.workers),
-             .hint = "ask for fewer"});
+      raise_no_threads("threads that load pictures", workers.size(), options.workers, error.what());
     }
   }
 

@@ -255,6 +255,23 @@ TEST_F(BadInputTest, DiskThatFillsUp) {
   }
 }
 
+#ifndef __SANITIZE_ADDRESS__  // which maps terabytes
+
+// OpenMP's library would end the process.
+TEST_F(BadInputTest, MoreThreadsThanCanBeStarted) {
+  RunOptions small;
+  small.address_space_limit = long{1} << 30;
+  const auto before = snapshot();
+  for (const std::vector<std::string>& words :
+       {generate({"--class-id", "1", "--threads", "2000"}),
+        std::vector<std::string>{"bench", "--model", model_, "--cold", "--runs", "1", "--threads", "2000"}})
+    expect_failure(words, 1, {"threads to compute with cannot be started", "of 2000", "ulimit"}, small);
+  EXPECT_EQ(snapshot(), before);
+  expect_success({"generate", "--model", model_, "--class-id", "1", "--steps", "1", "--threads", "2"}, small);
+}
+
+#endif
+
 TEST_F(BadInputTest, MorePicturesThanOneRequestTakes) {
   expect_failure(generate({"--class-id", "1", "--class-id", "2", "--count", "500001"}), 2,
                  {"too many pictures for one request (found 500001 of each of 2 classes, expected at most 1000000)"});

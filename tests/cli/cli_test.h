@@ -14,6 +14,7 @@ namespace raedit::cli_test {
 
 struct RunOptions {
   std::map<std::string, std::string> environment;  // added to ours, which has no RAEDIT_ variables
+  long address_space_limit = -1;                   // bytes of memory that may be mapped
   long file_size_limit = -1;                       // bytes a file may have before writing fails, as on a full disk
   int interrupt_after_ms = -1;                     // SIGINT that long after its first line on stderr
   bool terminal = false;                           // stderr is a terminal of 80 columns

@@ -6,12 +6,14 @@
 #include <bit>
 
 #include "backend/cpu/isa.h"
+#include "core/threads.h"
 #include "tensor/memory.h"
 
 namespace raedit::backend::cpu {
 
 std::unique_ptr<Kernels> make_cpu_kernels(int threads) {
   ensure_isa();
+  require_threads(threads);
   return std::make_unique<CpuKernels>(threads);
 }
 
