@@ -16,6 +16,7 @@
 #include "io/picture_codec.h"
 #include "latents_file.h"
 #include "measure.h"
+#include "model_classes.h"
 #include "open_model.h"
 #include "output.h"
 #include "progress_bar.h"
@@ -71,38 +72,15 @@ void check_output(Generation& g) {
   check_writable(g.output);
 }
 
-int64_t id_of_label(const RAEDiTPipeline& pipeline, const std::string& label) {
-  try {
-    return pipeline.get_label_ids({label}).front();
-  } catch (const Error& error) {
-    ErrorInfo info = error.info();
-    if (info.hint.empty() && !pipeline.labels().empty()) info.hint = "'raedit labels' lists them";
-    throw Error(std::move(info));
-  }
-}
-
-// A label as the model's index spells it, commas and all, or one of its names.
-std::vector<int64_t> ids_of_labels(const RAEDiTPipeline& pipeline, const std::vector<std::string>& labels) {
-  std::vector<int64_t> ids;
-  for (const std::string& label : labels) {
-    const auto& known = pipeline.id2label();
-    const auto whole =
-        std::find_if(known.begin(), known.end(), [&](const auto& entry) { return entry.second == label; });
-    ids.push_back(whole != known.end() && !pipeline.labels().contains(label) ? whole->first
-                                                                             : id_of_label(pipeline, label));
-  }
-  return ids;
-}
-
 // torch.randint(num_classes, (1,), generator=torch.Generator().manual_seed(seed))
 int64_t class_of_seed(uint64_t seed, int64_t num_classes) {
   return static_cast<int64_t>(Generator(seed).random() % static_cast<uint64_t>(num_classes));
 }
 
-std::vector<int64_t> class_of_each_picture(const Generation& g, const RAEDiTPipeline& pipeline) {
+std::vector<int64_t> class_of_each_picture(const Generation& g, const ModelClasses& model) {
   const GenerateOptions& o = g.options;
-  const int64_t num_classes = pipeline.transformer().config().num_classes;
-  std::vector<int64_t> classes = ids_of_labels(pipeline, o.labels);
+  const int64_t num_classes = model.num_classes;
+  std::vector<int64_t> classes = ids_of_labels(model, o.labels);
   for (const int64_t id : o.class_ids) {
     RAEDIT_CHECK(id < num_classes, {.code = ErrorCode::invalid_argument,
                                     .what = "class id is out of range",
@@ -152,15 +130,13 @@ void check_grid_size(const Generation& g, int64_t side) {
                 .hint = "write into a folder: --output pictures/"});
 }
 
-void plan_pictures(Generation& g, const RAEDiTPipeline& pipeline) {
-  const std::vector<int64_t> classes = class_of_each_picture(g, pipeline);
+void choose_classes(Generation& g, const ModelClasses& model) {
+  const std::vector<int64_t> classes = class_of_each_picture(g, model);
   for (size_t k = 0; k < classes.size(); ++k) {
-    const auto label = pipeline.id2label().find(classes[k]);
-    g.pictures.push_back({classes[k], label == pipeline.id2label().end() ? "" : label->second,
-                          static_cast<uint64_t>(g.options.seed) + k});
+    const auto label = model.id2label.find(classes[k]);
+    g.pictures.push_back(
+        {classes[k], label == model.id2label.end() ? "" : label->second, static_cast<uint64_t>(g.options.seed) + k});
   }
-  check_latents(g, pipeline.transformer().config());
-  check_grid_size(g, pipeline.vae().config().output_size());
 }
 
 RAEDiTPipelineArguments arguments_of(const Generation& g, int64_t first, int64_t end) {
@@ -288,12 +264,20 @@ RAEDiTPipeline open_models(Generation& g, LoadOptions load, const HubOptions& hu
   return pipeline;
 }
 
+// Of upstream's models neither is known yet.
+void check_before_loading(Generation& g) {
+  if (!is_guide_of_yaml(g.model, g.options.guide)) check_guide(g.model, g.options.guide);
+  if (g.model.upstream) return;
+  if (const auto classes = classes_in(g.model.path)) choose_classes(g, *classes);
+}
+
 RAEDiTPipeline open_all(Generation& g, ProgressBar& bar, const Interrupt& interrupt) {
   Transfer transfer(bar, interrupt);
   HubOptions hub = hub_options(g.options.model);
   hub.progress = transfer.downloads();
   g.model = find_model(g.options.model, ModelPart::pipeline, hub);
   check_guide_calibration(g.options, g.model.upstream);
+  check_before_loading(g);
   const Stopwatch watch;
   LoadOptions load = load_options(g.options);
   load.note = [&g](const std::string& text) { g.of_loading.push_back(text); };
@@ -325,7 +309,9 @@ int run_generate(const GenerateOptions& options) {
   ProgressBar bar(ProgressBar::style_of_stderr(o.quiet));
   const Interrupt interrupt;
   const RAEDiTPipeline pipeline = open_all(g, bar, interrupt);
-  plan_pictures(g, pipeline);
+  if (g.pictures.empty()) choose_classes(g, classes_of(pipeline));
+  check_latents(g, pipeline.transformer().config());
+  check_grid_size(g, pipeline.vae().config().output_size());
   interrupt.throw_if_cancelled();
 
   int64_t batches_done = 0;

@@ -4,6 +4,7 @@
 
 #include "convert/conversion.h"
 #include "core/check.h"
+#include "models/checkpoint.h"
 
 namespace raedit::cli {
 
@@ -14,6 +15,12 @@ ConvertPipelineOptions options_of(const FoundModel& model) {
   options.repo_or_path = model.path;
   options.config_path = model.config;
   return options;
+}
+
+std::string guide_folder(const FoundModel& model, const std::string& guide) {
+  std::error_code error;
+  const auto inside = std::filesystem::path(model.path) / guide;
+  return std::filesystem::is_directory(inside, error) ? inside.string() : guide;
 }
 
 }  // namespace
@@ -31,6 +38,10 @@ RAEDiTPipeline open_pipeline(const FoundModel& model, const LoadOptions& load, c
   return upstream.pipeline;
 }
 
+void check_guide(const FoundModel& model, const std::string& guide) {
+  if (!guide.empty()) models::read_config(guide_folder(model, guide), "RAEDiT2DModel");
+}
+
 bool is_guide_of_yaml(const FoundModel& model, const std::string& guide) {
   return model.upstream && guide == convert::kGuideFolder;
 }
@@ -44,9 +55,7 @@ RAEDiT2DModel open_guide(const FoundModel& model, const std::optional<RAEDiT2DMo
                                        .found = "--guide " + guide});
     return *of_yaml;
   }
-  std::error_code error;
-  const auto inside = std::filesystem::path(model.path) / guide;
-  return RAEDiT2DModel::from_pretrained(std::filesystem::is_directory(inside, error) ? inside.string() : guide, load);
+  return RAEDiT2DModel::from_pretrained(guide_folder(model, guide), load);
 }
 
 }  // namespace raedit::cli

@@ -9,9 +9,9 @@
 
 #include "core/check.h"
 #include "core/guard.h"
-#include "core/text.h"
 #include "ops/elementwise.h"
 #include "ops/replay.h"
+#include "pipeline/class_names.h"
 #include "pipeline/request_plan.h"
 #include "pipeline/velocity_field.h"
 #include "tensor/arena.h"
@@ -235,38 +235,8 @@ RAEDiTPipelineOutput RAEDiTPipeline::operator()(Context& ctx, const RAEDiTPipeli
   });
 }
 
-namespace {
-
-// "labels with 'cat' in them: 'cat-face'", for a word that is part of a name; at most three.
-std::string labels_that_contain(const std::string& word, const std::vector<std::string>& labels) {
-  constexpr size_t kMost = 3;
-  std::vector<std::string> found;
-  for (const std::string& label : labels)
-    if (!word.empty() && label.find(word) != std::string::npos && found.size() < kMost)
-      found.push_back("'" + label + "'");
-  return found.empty() ? "" : fmt::format("labels with '{}' in them: {}", word, join(found));
-}
-
-}  // namespace
-
 std::vector<int64_t> RAEDiTPipeline::get_label_ids(const std::vector<std::string>& names) const {
-  std::vector<int64_t> ids;
-  for (const std::string& name : names) {
-    const auto found = labels_.find(name);
-    if (found == labels_.end()) {
-      std::vector<std::string> known;
-      for (const auto& [label, id] : labels_) known.push_back(label);
-      std::string hint = did_you_mean(name, known);
-      if (hint.empty()) hint = labels_that_contain(name, known);
-      raise({.code = ErrorCode::invalid_argument,
-             .what = "no such label",
-             .found = "'" + name + "'",
-             .expected = known.empty() ? "a class id, since this model has no labels" : "",
-             .hint = hint});
-    }
-    ids.push_back(found->second);
-  }
-  return ids;
+  return ids_of_names(labels_, names);
 }
 
 }  // namespace raedit

@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "core/json.h"
 #include "io/files.h"
+#include "pipeline/class_names.h"
 #include "pipeline/latent_fit.h"
 #include "pipeline/model_index.h"
 #include "raedit/rae_dit_pipeline.h"
@@ -16,26 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kIndexName = "model_index.json";
-
-std::string trim(const std::string& text) {
-  const size_t begin = text.find_first_not_of(" \t\r\n");
-  if (begin == std::string::npos) return "";
-  return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
-}
-
-// "tench, Tinca tinca" gives two names for one id.
-std::map<std::string, int64_t> names_of(const std::map<int64_t, std::string>& id2label) {
-  std::map<std::string, int64_t> labels;
-  for (const auto& [id, label] : id2label) {
-    for (size_t begin = 0; begin <= label.size();) {
-      const size_t comma = std::min(label.find(',', begin), label.size());
-      const std::string name = trim(label.substr(begin, comma - begin));
-      if (!name.empty()) labels[name] = id;
-      begin = comma + 1;
-    }
-  }
-  return labels;
-}
 
 // ["diffusers", "RAEDiT2DModel"]
 void check_component(JsonReader& reader, const char* key, std::string_view class_name) {

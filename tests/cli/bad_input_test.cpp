@@ -174,6 +174,16 @@ TEST_F(BadInputTest, OtherConfigsOutOfRange) {
   expect_failure(generate(), 1, {"vae/config.json", "decoder_num_attention_heads"});
 }
 
+// With weights that cannot be loaded: who gets another error did not look at them.
+TEST_F(BadInputTest, WhatTheConfigsTellIsCheckedBeforeTheWeightsAreLoaded) {
+  spit(model_ + "/transformer/diffusion_pytorch_model.safetensors", "damaged");
+  expect_failure(generate(), 1, {"diffusion_pytorch_model.safetensors"});
+  expect_failure(generate({"--label", "tnech"}), 2, {"no such label (found 'tnech')"});
+  expect_failure(generate({"--class-id", "4"}), 2, {"class id is out of range (found 4, expected 0 to 3)"});
+  expect_failure(generate({"--guidance", "2", "--guide", "nowhere"}), 1, {"nowhere", "no such"});
+  expect_failure(generate({"--guidance", "2", "--guide", "vae"}), 1, {"vae/config.json", "RAEDiT2DModel"});
+}
+
 TEST_F(BadInputTest, UnknownLabel) {
   expect_failure(generate({"--label", "tnech"}), 2, {"no such label (found 'tnech')", "did you mean 'tench'?"});
   expect_failure({"generate", "--label", "cat-fce", "--steps", "1"}, 2, {"did you mean 'cat-face'?"});
