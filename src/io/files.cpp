@@ -142,6 +142,24 @@ void MappedFile::advise(size_t offset, size_t length, size_t unit, int advice) c
   (void)::madvise(reinterpret_cast<void*>(first), last - first, advice);
 }
 
+namespace {
+
+// Where a write through `path` would end: links are followed, those that point to nothing yet, too. One that leads in
+// circles stays a link.
+std::string behind_links(const std::string& path) {
+  constexpr int kMostLinks = 40;  // as the kernel
+  fs::path at(path);
+  std::error_code error;
+  for (int i = 0; i < kMostLinks; ++i) {
+    const fs::path target = fs::read_symlink(at, error);
+    if (error) break;
+    at = target.is_absolute() ? target : at.parent_path() / target;
+  }
+  return at.string();
+}
+
+}  // namespace
+
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), final_(path_) {
   struct stat status {};
   const bool exists = ::stat(path_.c_str(), &status) == 0;
@@ -151,12 +169,10 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), final_(path_)
     if (fd_ < 0) fail("cannot open for writing", errno);
     return;
   }
-  if (exists) {
-    if (::faccessat(AT_FDCWD, path_.c_str(), W_OK, AT_EACCESS) != 0) fail("cannot write", errno);
-    std::error_code error;
-    const fs::path real = fs::canonical(path_, error);  // replaces what a link points to, not the link
-    if (!error) final_ = real.string();
-  }
+  if (exists && ::faccessat(AT_FDCWD, path_.c_str(), W_OK, AT_EACCESS) != 0) fail("cannot write", errno);
+  final_ = behind_links(path_);  // replaces what a link points to, not the link
+  std::error_code error;
+  if (fs::is_symlink(final_, error)) fail("cannot write", ELOOP);
   const std::string folder = folder_of(final_);
   do {
     temporary_ = temporary_name(folder);

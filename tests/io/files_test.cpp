@@ -183,6 +183,22 @@ TEST(AtomicFile, TakesTheLongestNameThereIs) {
   EXPECT_EQ(folder.names(), std::vector<std::string>{name});
 }
 
+TEST(AtomicFile, WritesThroughLinksThatPointToNothingYet) {
+  const ScratchFolder folder;
+  std::filesystem::create_directory(folder / "real");
+  std::filesystem::create_symlink("real/b", folder / "second");
+  std::filesystem::create_symlink("second", folder / "first");
+  write_file(folder / "first", "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "first"));
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "second"));
+  EXPECT_EQ(slurp(folder / "real/b"), "new");
+  std::filesystem::create_symlink("nowhere/c", folder / "lost");
+  expect_error(ErrorCode::io, {folder / "lost", "create it first"}, [&] { write_file(folder / "lost", "x"); });
+  std::filesystem::create_symlink("circle", folder / "circle");
+  expect_error(ErrorCode::io, {folder / "circle", "Too many levels"}, [&] { write_file(folder / "circle", "x"); });
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "circle"));
+}
+
 TEST(AtomicFile, WritesThroughALink) {
   const ScratchFolder folder;
   create_directories(folder / "real");
