@@ -10,6 +10,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
@@ -94,6 +95,33 @@ std::string describe_extras(const CLI::App& program) {
                          : fmt::format("{} '{}' of '{}'; {}", kind, word, of, hint);
 }
 
+// "--output=" takes what follows for its value otherwise.
+std::string option_without_value(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--") break;
+    if (word.starts_with("--") && word.ends_with('=')) return std::string(word.substr(0, word.size() - 1));
+  }
+  return "";
+}
+
+// A variable of a shell that was not set. Arguments without a name may be empty.
+std::string option_with_empty_value(const CLI::App& app) {
+  for (const CLI::Option* option : app.get_options()) {
+    const std::vector<std::string> values = option->results();
+    if (!option->get_lnames().empty() && option->get_type_size() > 0 &&
+        std::find(values.begin(), values.end(), "") != values.end())
+      return "--" + option->get_lnames().front();
+  }
+  for (const CLI::App* command : app.get_subcommands())
+    if (const std::string found = option_with_empty_value(*command); !found.empty()) return found;
+  return "";
+}
+
+int complain_of_empty_value(const std::string& option) {
+  return complain(fmt::format("{}: the value is empty", option), kExitUsage);
+}
+
 // program.help() would explain the command that was parsed.
 std::string help_of(const CLI::App& app, const std::string& name) {
   return app.get_formatter()->make_help(&app, name, CLI::AppFormatMode::Normal);
@@ -134,6 +162,8 @@ int parse_and_run(int argc, char** argv) {
                                       add_reconstruct(program), add_convert(program),   add_compare(program),
                                       add_bench(program),       add_calibrate(program), add_reuse(program),
                                       add_stats(program),       add_train(program),     add_help(program)};
+  if (const std::string option = option_without_value(argc, argv); !option.empty())
+    return complain_of_empty_value(option);
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -144,6 +174,8 @@ int parse_and_run(int argc, char** argv) {
       return complain(describe_extras(program), kExitUsage);
     return complain(error.what(), kExitUsage);
   }
+  if (const std::string option = option_with_empty_value(program); !option.empty())
+    return complain_of_empty_value(option);
   for (const Command& command : commands)
     if (command.app->parsed()) return command.run();
   print_stderr(program.help());

@@ -47,6 +47,20 @@ TEST_F(UsageTest, GenerateHelpNamesEveryOption) {
     EXPECT_NE(help.find(std::string(option) + " "), std::string::npos) << option;
 }
 
+// What a shell makes of a variable that is not set.
+TEST_F(UsageTest, EmptyValuesAreRefused) {
+  const auto before = snapshot();
+  for (const std::string option : {"--calibration", "--output", "--packed-cache", "--guide", "--label"}) {
+    const std::string message = "raedit: error: " + option + ": the value is empty\n";
+    EXPECT_EQ(run({"generate", "--steps", "1", option, ""}).err, message);
+    EXPECT_EQ(run({"generate", "--steps", "1", option + "="}).err, message);
+    EXPECT_EQ(run({"generate", option + "=", "--label", "cat-face"}).err, message) << "took what follows";
+  }
+  expect_failure({"train", "stage2", "--cache-latents", ""}, 2, {"--cache-latents: the value is empty"});
+  EXPECT_EQ(snapshot(), before);
+  EXPECT_EQ(expect_success({"labels", ""}), expect_success({"labels"}));
+}
+
 TEST_F(UsageTest, VersionIsOneLine) {
   EXPECT_EQ(expect_success({"--version"}), "raedit " RAEDIT_TEST_VERSION "\n");
 }
