@@ -1,5 +1,6 @@
 #include "loading_options.h"
 
+#include "print_stderr.h"
 #include "values.h"
 
 namespace raedit::cli {
@@ -33,6 +34,7 @@ LoadOptions load_options(const LoadingOptions& options) {
   load.device = Device::from_name(options.device);
   load.threads = options.threads;
   load.packed_cache = options.packed_cache;
+  load.note = [](const std::string& text) { print_stderr("note: " + text + "\n"); };
   if (options.quantize.on()) {
     load.quantization = Quantization::int8;
     load.calibration = options.quantize.calibration;

@@ -24,6 +24,7 @@ void add_device_option(CLI::App& app, LoadingOptions& options);
 void add_threads_option(CLI::App& app, LoadingOptions& options);
 void add_packed_cache_option(CLI::App& app, LoadingOptions& options);
 
+// Notes go to stderr as they come, unless the command wants them otherwise.
 LoadOptions load_options(const LoadingOptions& options);
 
 }  // namespace raedit::cli

@@ -54,6 +54,7 @@ class RAEDIT_API Generator {
   Generator(uint64_t seed, const RandomStream& stream);
   Generator(const Generator& other);
   Generator& operator=(const Generator& other);
+  // What was moved from can be copied, assigned to and destroyed, no more.
   Generator(Generator&&) noexcept;
   Generator& operator=(Generator&&) noexcept;
   ~Generator();

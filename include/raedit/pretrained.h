@@ -14,6 +14,8 @@ namespace raedit {
 // the rows that meet them are rounded to 8 bits, too. Everything else stays in `dtype`. For inference on the processor.
 enum class Quantization { none, int8 };
 
+// Weights stay mapped from their files as long as the model, or a tensor of it, is there: replace such a file (a new
+// one under its name), never truncate or overwrite it in place.
 struct LoadOptions {
   // What matrix products read and activations are: float32 or bfloat16. Weights are converted once, while loading.
   // Norms, softmax and reductions are float32 either way, and so are the buffers (position tables, statistics).

@@ -90,7 +90,8 @@ class RAEDIT_API Tensor {
   const std::shared_ptr<Storage>& storage() const { return storage_; }
   size_t offset_bytes() const { return offset_bytes_; }
 
-  std::byte* raw() const { return storage_->data() + offset_bytes_; }
+  // First element; null for a tensor that is not defined. A device's address where on_host() is false.
+  std::byte* raw() const { return storage_ == nullptr ? nullptr : storage_->data() + offset_bytes_; }
   // First element. Throws Error(internal) when T is not the dtype. A device's address where on_host() is false.
   template <class T>
   T* data() const {

@@ -53,8 +53,12 @@ CalibrationSummary calibrate(Context& ctx, const RAEDiTPipeline& pipeline, const
     CalibrationSummary summary;
     summary.with_encoder = vae.has_encoder();
     if (summary.with_encoder)
-      for (int64_t k = 0; k < options.pictures; ++k) pipeline.vae().encode(ctx, images.slice(0, k, k + 1));
+      for (int64_t k = 0; k < options.pictures; ++k) {
+        ctx.throw_if_cancelled();
+        pipeline.vae().encode(ctx, images.slice(0, k, k + 1));
+      }
     ctx.set_input_observer({});
+    ctx.throw_if_cancelled();
     models::CalibratedPart coder = calibrated_part(vae.parameters, seen, ctx.kernels());
     if (summary.with_encoder) {
       const auto part = std::visit([&](const auto& encoder) { return calibrated_part(encoder, seen, ctx.kernels()); },
@@ -62,9 +66,11 @@ CalibrationSummary calibrate(Context& ctx, const RAEDiTPipeline& pipeline, const
       coder.seen += part.seen;
       for (const auto& [name, most] : part.maxima) coder.maxima["encoder." + name] = most;
     }
+    ctx.throw_if_cancelled();
     coder.sums = models::sums_of_matrices(vae.parameters, ctx.threads());
     models::CalibratedPart denoiser = calibrated_part(transformer, seen, ctx.kernels());
     denoiser.sums = models::sums_of_matrices(transformer, ctx.threads());
+    ctx.throw_if_cancelled();
     summary.matrices = coder.seen + denoiser.seen;
     summary.helped = static_cast<int64_t>(coder.maxima.size() + denoiser.maxima.size());
     models::write_calibration(path, {{models::kTransformerPart, denoiser}, {models::kAutoencoderPart, coder}});

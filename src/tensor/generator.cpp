@@ -35,10 +35,10 @@ Generator::Generator(uint64_t seed, Bfloat16Draws bfloat16_draws) : state_(std::
 Generator::Generator(uint64_t seed, const RandomStream& stream) : Generator(seed) {
   if (stream.gpu) state_->cuda.emplace(seed, *stream.gpu);
 }
-Generator::Generator(const Generator& other) : state_(std::make_unique<State>(*other.state_)) {}
+Generator::Generator(const Generator& other)
+    : state_(other.state_ == nullptr ? nullptr : std::make_unique<State>(*other.state_)) {}
 Generator& Generator::operator=(const Generator& other) {
-  *state_ = *other.state_;
-  return *this;
+  return *this = Generator(other);
 }
 Generator::Generator(Generator&&) noexcept = default;
 Generator& Generator::operator=(Generator&&) noexcept = default;

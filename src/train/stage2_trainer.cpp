@@ -155,7 +155,12 @@ class Run {
     note(fmt::format("flow shift {:.4f}; {}", setup_.scheduler.config().shift, ctx_.description()));
   }
 
-  LoadOptions load_options() const { return {setup_.dtype, ctx_.device(), static_cast<int>(options_.threads), {}}; }
+  LoadOptions load_options() {
+    return {.dtype = setup_.dtype,
+            .device = ctx_.device(),
+            .threads = static_cast<int>(options_.threads),
+            .note = [this](const std::string& line) { note(line); }};
+  }
 
   const AutoencoderRAE& vae() {
     if (!vae_)

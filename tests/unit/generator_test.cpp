@@ -33,6 +33,18 @@ TEST(Generator, SeedsWithThirtyTwoBits) {
   expect_near(Generator((uint64_t{1} << 40) + 5).rand({2}), {0.8302518725395203, 0.12611091136932373}, 0);
 }
 
+TEST(Generator, AMovedFromOneIsAssignedTo) {
+  Generator source(5), other(6);
+  Generator moved = std::move(source);
+  const Generator copy = source;
+  source = other;
+  EXPECT_EQ(source.random(), other.random());
+  EXPECT_EQ(moved.random(), Generator(5).random());
+  other = copy;
+  other = Generator(7);
+  EXPECT_EQ(other.random(), Generator(7).random());
+}
+
 TEST(Generator, FewNormalsKeepTheSecondOfAPair) {
   Generator generator(0);
   expect_near(generator.randn({3}), {1.5409960746765137, -0.293428897857666, -2.1787893772125244});

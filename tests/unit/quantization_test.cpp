@@ -282,6 +282,22 @@ TEST_F(QuantizedModel, ACalibrationIsThatOfACopyInBfloat16) {
   EXPECT_NO_THROW(pipeline.vae().encode(ctx, test::normal_tensor({1, 3, 32, 32}, 3)));
 }
 
+TEST_F(QuantizedModel, CalibrationStopsBehindItsPicturesToo) {
+  CancelToken cancel;
+  ContextOptions options;
+  options.threads = 1;
+  options.cancel = cancel;
+  options.progress = [&](const Progress& p) {
+    if (p.phase == Progress::Phase::decode && p.step == p.total) cancel.cancel();
+  };
+  Context ctx(options);
+  const auto pipeline = RAEDiTPipeline::from_pretrained(test::test_data("pipeline"));
+  EXPECT_RAEDIT_ERROR(calibrate(ctx, pipeline, {.pictures = 2, .num_inference_steps = 2}, scratch_ / "x.safetensors"),
+                      ErrorCode::cancelled, "cancelled");
+  EXPECT_FALSE(std::filesystem::exists(scratch_ / "x.safetensors"));
+  EXPECT_FALSE(ctx.input_observer());
+}
+
 TEST_F(QuantizedModel, CalibrationNeedsAPicture) {
   Context ctx({.threads = 1});
   const auto pipeline = RAEDiTPipeline::from_pretrained(test::test_data("pipeline"));
