@@ -33,6 +33,9 @@ class Ahead {
       const size_t started = threads_.size();
       end();
       raise_no_threads("threads that work ahead", started, workers, error.what());
+    } catch (...) {  // no memory for another one
+      end();
+      throw;
     }
   }
   ~Ahead() { end(); }

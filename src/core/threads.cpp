@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <condition_variable>
+#include <latch>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -11,46 +11,6 @@
 #include "core/check.h"
 
 namespace raedit {
-namespace {
-
-// Threads that wait until the object goes.
-class Waiting {
- public:
-  explicit Waiting(int count, int wanted) {
-    try {
-      for (int i = 0; i < count; ++i)
-        threads_.emplace_back([this] {
-          std::unique_lock lock(mutex_);
-          go_.wait(lock, [this] { return gone_; });
-        });
-    } catch (const std::system_error& error) {
-      const size_t started = threads_.size() + 1;
-      end();
-      raise_no_threads("threads to compute with", started, wanted, error.what());
-    }
-  }
-  ~Waiting() { end(); }
-  Waiting(const Waiting&) = delete;
-  Waiting& operator=(const Waiting&) = delete;
-
- private:
-  void end() {
-    {
-      const std::lock_guard lock(mutex_);
-      gone_ = true;
-    }
-    go_.notify_all();
-    for (std::jthread& thread : threads_) thread.join();
-    threads_.clear();
-  }
-
-  std::mutex mutex_;
-  std::condition_variable go_;
-  bool gone_ = false;
-  std::vector<std::jthread> threads_;
-};
-
-}  // namespace
 
 void raise_no_threads(const char* what, size_t started, int wanted, const char* reason) {
   raise({.code = ErrorCode::out_of_memory,
@@ -64,7 +24,17 @@ void require_threads(int count) {
   static int tried = 1;
   const std::lock_guard lock(mutex);
   if (count <= tried) return;
-  const Waiting team(count - 1, count);
+  std::latch go(1);
+  std::vector<std::jthread> team;
+  struct Release {
+    std::latch& go;
+    ~Release() { go.count_down(); }
+  } const release{go};  // goes before the team, which is joined
+  try {
+    while (team.size() + 1 < static_cast<size_t>(count)) team.emplace_back([&go] { go.wait(); });
+  } catch (const std::system_error& error) {
+    raise_no_threads("threads to compute with", team.size() + 1, count, error.what());
+  }
   tried = count;
 }
 

@@ -1,6 +1,7 @@
 // Threads that cannot be started are an error like any other, and never the end of the process.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 
 namespace raedit {
