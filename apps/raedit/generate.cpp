@@ -264,9 +264,9 @@ RAEDiTPipeline open_models(Generation& g, LoadOptions load, const HubOptions& hu
   return pipeline;
 }
 
-// Of upstream's models neither is known yet.
+// Of upstream's models the classes are not known yet.
 void check_before_loading(Generation& g) {
-  if (!is_guide_of_yaml(g.model, g.options.guide)) check_guide(g.model, g.options.guide);
+  check_guide(g.model, g.options.guide);
   if (g.model.upstream) return;
   if (const auto classes = classes_in(g.model.path)) choose_classes(g, *classes);
 }

@@ -39,7 +39,8 @@ RAEDiTPipeline open_pipeline(const FoundModel& model, const LoadOptions& load, c
 }
 
 void check_guide(const FoundModel& model, const std::string& guide) {
-  if (!guide.empty()) models::read_config(guide_folder(model, guide), "RAEDiT2DModel");
+  if (!guide.empty() && !is_guide_of_yaml(model, guide))
+    models::read_config(guide_folder(model, guide), "RAEDiT2DModel");
 }
 
 bool is_guide_of_yaml(const FoundModel& model, const std::string& guide) {

@@ -19,7 +19,8 @@ RAEDiTPipeline open_pipeline(const FoundModel& model, const LoadOptions& load, c
 
 // Whether --guide names what the YAML of an upstream folder guides with: by the name that it has when converted.
 bool is_guide_of_yaml(const FoundModel& model, const std::string& guide);
-// Throws what open_guide() would for a folder that is no transformer's; reads no weights. "" is none.
+// Throws what open_guide() would for a folder that is no transformer's; reads no weights. "" is none, and of what a
+// YAML guides with nothing is looked at.
 void check_guide(const FoundModel& model, const std::string& guide);
 // What --guide names: that, a folder inside the model's, or any other.
 RAEDiT2DModel open_guide(const FoundModel& model, const std::optional<RAEDiT2DModel>& of_yaml, const std::string& guide,

@@ -43,6 +43,7 @@ struct OpenModels {
 
 // With the guide of the command line or of an upstream YAML, as raedit generate has them.
 OpenModels open_models(GenerateOptions& o, const FoundModel& model, const HubOptions& hub, ProgressBar& bar) {
+  check_guide(model, o.guide);
   const LoadOptions load = load_options(o);
   std::optional<RAEDiT2DModel> guide;
   RAEDiTPipeline pipeline = open_pipeline(model, load, hub, [&](const UpstreamPipeline& upstream) {

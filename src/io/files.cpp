@@ -54,6 +54,20 @@ std::string temporary_name(const std::string& folder) {
   return fmt::format("{}/.raedit-{}-{}.tmp", folder, ::getpid(), counter.fetch_add(1));
 }
 
+// Where a write through `path` would end: links are followed, those that point to nothing yet, too. One that leads in
+// circles stays a link.
+std::string behind_links(const std::string& path) {
+  constexpr int kMostLinks = 40;  // as the kernel
+  fs::path at(path);
+  std::error_code error;
+  for (int i = 0; i < kMostLinks; ++i) {
+    const fs::path target = fs::read_symlink(at, error);
+    if (error) break;
+    at = target.is_absolute() ? target : at.parent_path() / target;
+  }
+  return at.string();
+}
+
 }  // namespace
 
 void raise_read_error(const char* action, const std::string& path, int error_number) {
@@ -141,24 +155,6 @@ void MappedFile::advise(size_t offset, size_t length, size_t unit, int advice) c
   const uintptr_t last = std::min(start + size_, (end + unit - 1) / unit * unit);
   (void)::madvise(reinterpret_cast<void*>(first), last - first, advice);
 }
-
-namespace {
-
-// Where a write through `path` would end: links are followed, those that point to nothing yet, too. One that leads in
-// circles stays a link.
-std::string behind_links(const std::string& path) {
-  constexpr int kMostLinks = 40;  // as the kernel
-  fs::path at(path);
-  std::error_code error;
-  for (int i = 0; i < kMostLinks; ++i) {
-    const fs::path target = fs::read_symlink(at, error);
-    if (error) break;
-    at = target.is_absolute() ? target : at.parent_path() / target;
-  }
-  return at.string();
-}
-
-}  // namespace
 
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), final_(path_) {
   struct stat status {};

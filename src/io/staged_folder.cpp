@@ -10,6 +10,7 @@
 
 #include "core/check.h"
 #include "io/files.h"
+#include "io/folder_entries.h"
 
 namespace raedit {
 namespace fs = std::filesystem;
@@ -48,12 +49,9 @@ void rename_over(const fs::path& from, const fs::path& to) {
 
 // Of a folder that is not there: none.
 std::vector<fs::directory_entry> entries_of(const fs::path& folder) {
-  std::vector<fs::directory_entry> entries;
   std::error_code error;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) entries.push_back(*it);
-  if (error && error != std::errc::no_such_file_or_directory)
-    raise_read_error("cannot read the folder", folder.string(), error.value());
-  return entries;
+  if (!fs::exists(folder, error) && !error) return {};
+  return folder_entries(folder.string());
 }
 
 // The weights below `target` that `staged` brings no namesake of, in folders that it brings weights into.

@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "core/json.h"
 #include "io/files.h"
+#include "io/folder_entries.h"
 #include "io/safetensors.h"
 #include "io/staged_folder.h"
 #include "models/checkpoint.h"
@@ -36,13 +37,11 @@ bool is_weights_file(const std::string& name) {
 
 // A model card, a licence, whatever else lies there.
 void copy_other_files(const std::string& from, const StagedFolder& staged) {
-  std::error_code error;
-  for (fs::directory_iterator it(from, error), end; !error && it != end; it.increment(error)) {
-    const std::string name = it->path().filename().string();
-    if (!is_file(it->path().string()) || name == kConfig || is_weights_file(name)) continue;
-    copy_file(it->path().string(), staged.at(name));
+  for (const auto& entry : folder_entries(from)) {
+    const std::string name = entry.path().filename().string();
+    if (!is_file(entry.path().string()) || name == kConfig || is_weights_file(name)) continue;
+    copy_file(entry.path().string(), staged.at(name));
   }
-  if (error) raise_read_error("cannot read the folder", from, error.value());
 }
 
 std::vector<TensorSource> sources_of(const WeightSet& weights) {

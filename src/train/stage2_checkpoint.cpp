@@ -43,6 +43,22 @@ Tensor checked(const WeightSet& weights, const std::string& name, const Tensor& 
   return tensor.contiguous().reshape(target.shape());
 }
 
+// Averages that are not gone on with would be lost at the next checkpoint, and none can be gone on with that are not
+// there.
+void check_averages(const std::string& folder, bool wanted) {
+  std::error_code error;
+  const bool there = fs::is_directory(fs::path(folder) / "ema", error);
+  RAEDIT_CHECK(there == wanted, {.code = ErrorCode::invalid_argument,
+                                 .what = there ? "the checkpoint has moving averages, and this run would drop them"
+                                               : "the checkpoint has no moving averages to go on with",
+                                 .where = folder,
+                                 .found = wanted ? "--ema-decay" : "no --ema-decay",
+                                 .expected = there ? "--ema-decay as the run began with" : "none, as the run began",
+                                 .hint = "a new run can begin with its weights: "
+                                         "--pretrained-transformer-model-name-or-path " +
+                                         in(folder, there ? "ema" : "transformer")});
+}
+
 }  // namespace
 
 std::vector<Tensor> Stage2Step::gather(const std::vector<Tensor>& owned, bool everywhere) const {
@@ -88,22 +104,6 @@ std::vector<Tensor> Stage2Step::places() const {
     if (!averages().empty()) places.push_back(averages()[i]);
   }
   return places;
-}
-
-// Averages that are not gone on with would be lost at the next checkpoint, and none can be gone on with that are not
-// there.
-void check_averages(const std::string& folder, bool wanted) {
-  std::error_code error;
-  const bool there = fs::is_directory(fs::path(folder) / "ema", error);
-  RAEDIT_CHECK(there == wanted, {.code = ErrorCode::invalid_argument,
-                                 .what = there ? "the checkpoint has moving averages, and this run would drop them"
-                                               : "the checkpoint has no moving averages to go on with",
-                                 .where = folder,
-                                 .found = wanted ? "--ema-decay" : "no --ema-decay",
-                                 .expected = there ? "--ema-decay as the run began with" : "none, as the run began",
-                                 .hint = "a new run can begin with its weights: "
-                                         "--pretrained-transformer-model-name-or-path " +
-                                         in(folder, there ? "ema" : "transformer")});
 }
 
 // trainer_state.json, and what goes into places(): all of it is there and fits, or nothing is read.

@@ -95,44 +95,44 @@ Json with_canonical_names(const Json& config, const std::string& where) {
 
 void add_data_and_models(Stage2Options& o, std::vector<NamedOption>& all) {
   const std::vector<NamedOption> part{
-      {"train_data_dir", &o.train_data_dir},
-      {"more_train_data_dir", &o.more_train_data_dir},
-      {"classes", &o.classes},
+      {"train_data_dir", &o.train_data_dir, OnResume::free},
+      {"more_train_data_dir", &o.more_train_data_dir, OnResume::free},
+      {"classes", &o.classes, OnResume::free},
       {"resolution", &o.resolution},
       {"center_crop", &o.center_crop},
       {"adm_crop", &o.adm_crop},
       {"random_flip", &o.random_flip},
-      {"dataloader_num_workers", &o.dataloader_num_workers},
-      {"skip_broken", &o.skip_broken},
-      {"class_ids", &o.class_ids},
-      {"cache_latents", &o.cache_latents},
-      {"pretrained_rae_model_name_or_path", &o.pretrained_rae_model_name_or_path},
-      {"pretrained_transformer_model_name_or_path", &o.pretrained_transformer_model_name_or_path},
-      {"patch_size", &o.patch_size},
-      {"encoder_hidden_size", &o.hidden_size[0]},
-      {"decoder_hidden_size", &o.hidden_size[1]},
-      {"encoder_num_layers", &o.num_layers[0]},
-      {"decoder_num_layers", &o.num_layers[1]},
-      {"encoder_num_attention_heads", &o.num_attention_heads[0]},
-      {"decoder_num_attention_heads", &o.num_attention_heads[1]},
-      {"mlp_ratio", &o.mlp_ratio},
+      {"dataloader_num_workers", &o.dataloader_num_workers, OnResume::free},
+      {"skip_broken", &o.skip_broken, OnResume::free},
+      {"class_ids", &o.class_ids, OnResume::free},
+      {"cache_latents", &o.cache_latents, OnResume::free},
+      {"pretrained_rae_model_name_or_path", &o.pretrained_rae_model_name_or_path, OnResume::free},
+      {"pretrained_transformer_model_name_or_path", &o.pretrained_transformer_model_name_or_path, OnResume::free},
+      {"patch_size", &o.patch_size, OnResume::free},
+      {"encoder_hidden_size", &o.hidden_size[0], OnResume::free},
+      {"decoder_hidden_size", &o.hidden_size[1], OnResume::free},
+      {"encoder_num_layers", &o.num_layers[0], OnResume::free},
+      {"decoder_num_layers", &o.num_layers[1], OnResume::free},
+      {"encoder_num_attention_heads", &o.num_attention_heads[0], OnResume::free},
+      {"decoder_num_attention_heads", &o.num_attention_heads[1], OnResume::free},
+      {"mlp_ratio", &o.mlp_ratio, OnResume::free},
       {"class_dropout_prob", &o.class_dropout_prob},
-      {"num_classes", &o.num_classes},
-      {"use_qknorm", &o.use_qknorm},
-      {"use_swiglu", &o.use_swiglu},
-      {"use_rope", &o.use_rope},
-      {"use_rmsnorm", &o.use_rmsnorm},
-      {"use_pos_embed", &o.use_pos_embed},
-      {"wo_shift", &o.wo_shift},
+      {"num_classes", &o.num_classes, OnResume::free},
+      {"use_qknorm", &o.use_qknorm, OnResume::free},
+      {"use_swiglu", &o.use_swiglu, OnResume::free},
+      {"use_rope", &o.use_rope, OnResume::free},
+      {"use_rmsnorm", &o.use_rmsnorm, OnResume::free},
+      {"use_pos_embed", &o.use_pos_embed, OnResume::free},
+      {"wo_shift", &o.wo_shift, OnResume::free},
   };
   all.insert(all.end(), part.begin(), part.end());
 }
 
 void add_objective_and_steps(Stage2Options& o, std::vector<NamedOption>& all) {
   const std::vector<NamedOption> part{
-      {"num_train_timesteps", &o.num_train_timesteps},
-      {"flow_shift", &o.flow_shift},
-      {"time_shift_base", &o.time_shift_base},
+      {"num_train_timesteps", &o.num_train_timesteps, OnResume::kept},
+      {"flow_shift", &o.flow_shift, OnResume::kept},
+      {"time_shift_base", &o.time_shift_base, OnResume::kept},
       {"weighting_scheme", &o.weighting_scheme},
       {"logit_mean", &o.logit_mean},
       {"logit_std", &o.logit_std},
@@ -143,9 +143,9 @@ void add_objective_and_steps(Stage2Options& o, std::vector<NamedOption>& all) {
       {"gradient_accumulation_steps", &o.gradient_accumulation_steps},
       {"num_train_epochs", &o.num_train_epochs},
       {"max_train_steps", &o.max_train_steps},
-      {"gradient_checkpointing", &o.gradient_checkpointing},
+      {"gradient_checkpointing", &o.gradient_checkpointing, OnResume::free},
       {"mixed_precision", &o.mixed_precision},
-      {"seed", &o.seed},
+      {"seed", &o.seed, OnResume::kept},
   };
   all.insert(all.end(), part.begin(), part.end());
 }
@@ -178,26 +178,26 @@ void add_optimizer(Stage2Options& o, std::vector<NamedOption>& all) {
 
 void add_output_and_machine(Stage2Options& o, std::vector<NamedOption>& all) {
   const std::vector<NamedOption> part{
-      {"output_dir", &o.output_dir},
-      {"logging_dir", &o.logging_dir},
-      {"report_to", &o.report_to},
-      {"logging_steps", &o.logging_steps},
-      {"checkpointing_steps", &o.checkpointing_steps},
-      {"checkpointing_epochs", &o.checkpointing_epochs},
-      {"checkpoints_total_limit", &o.checkpoints_total_limit},
-      {"resume_from_checkpoint", &o.resume_from_checkpoint},
-      {"validation_steps", &o.validation_steps},
-      {"validation_class_label", &o.validation_class_label},
-      {"num_validation_images", &o.num_validation_images},
-      {"validation_num_inference_steps", &o.validation_num_inference_steps},
-      {"validation_guidance_scale", &o.validation_guidance_scale},
+      {"output_dir", &o.output_dir, OnResume::free},
+      {"logging_dir", &o.logging_dir, OnResume::free},
+      {"report_to", &o.report_to, OnResume::free},
+      {"logging_steps", &o.logging_steps, OnResume::free},
+      {"checkpointing_steps", &o.checkpointing_steps, OnResume::free},
+      {"checkpointing_epochs", &o.checkpointing_epochs, OnResume::free},
+      {"checkpoints_total_limit", &o.checkpoints_total_limit, OnResume::free},
+      {"resume_from_checkpoint", &o.resume_from_checkpoint, OnResume::free},
+      {"validation_steps", &o.validation_steps, OnResume::free},
+      {"validation_class_label", &o.validation_class_label, OnResume::free},
+      {"num_validation_images", &o.num_validation_images, OnResume::free},
+      {"validation_num_inference_steps", &o.validation_num_inference_steps, OnResume::free},
+      {"validation_guidance_scale", &o.validation_guidance_scale, OnResume::free},
       {"max_bad_steps", &o.max_bad_steps},
       {"max_restores", &o.max_restores},
       {"restore_lr_factor", &o.restore_lr_factor},
-      {"device", &o.device},
-      {"threads", &o.threads},
-      {"zero1", &o.zero1},
-      {"dry_run", &o.dry_run},
+      {"device", &o.device, OnResume::free},
+      {"threads", &o.threads, OnResume::free},
+      {"zero1", &o.zero1, OnResume::free},
+      {"dry_run", &o.dry_run, OnResume::free},
   };
   all.insert(all.end(), part.begin(), part.end());
 }
@@ -264,6 +264,14 @@ Json options_json(const Stage2Options& options) {
             json[option.name] = **value;
         },
         option.value);
+  return json;
+}
+
+Json deciding_options(const Stage2Options& options) {
+  Json json = options_json(options);
+  Stage2Options any;
+  for (const NamedOption& option : named_options(any))
+    if (option.on_resume == OnResume::free) json.erase(option.name);
   return json;
 }
 

@@ -16,9 +16,17 @@ using OptionPointer =
     std::variant<bool*, int64_t*, double*, std::string*, std::optional<int64_t>*, std::optional<uint64_t>*,
                  std::optional<double>*, std::vector<int64_t>*, std::vector<std::string>*>;
 
+// What an option may do when a run goes on from its checkpoint.
+enum class OnResume {
+  told,  // decides the numbers that come: another value is told
+  kept,  // of the shuffle or the scheduler, which stay those of the first step
+  free   // says where things are, how fast they go and what is written; or the checkpoint itself is compared with it
+};
+
 struct NamedOption {
   const char* name;  // the flag's, with underscores: "train_data_dir"
   OptionPointer value;
+  OnResume on_resume = OnResume::told;
 };
 
 // Every field of `options`, in the order of the header.
@@ -34,6 +42,8 @@ void read_options(const Json& config, const std::string& where, Stage2Options& o
 
 // As read_options() reads it; options that are not set are left out.
 Json options_json(const Stage2Options& options);
+// Of these, the ones that are not OnResume::free.
+Json deciding_options(const Stage2Options& options);
 
 // Whether it is upstream's (stage_2 and such at top level) rather than one of options.
 bool is_upstream_training(const Json& yaml);

@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "io/files.h"
+#include "io/folder_entries.h"
 #include "io/safetensors.h"
 #include "io/staged_folder.h"
 #include "pipeline/model_index.h"
@@ -31,15 +32,13 @@ void write_transformer(const models::ModelSource& source, const std::string& fol
 void copy_files(const fs::path& from, const fs::path& to) {
   create_directories(to.string());
   std::error_code error;
-  fs::directory_iterator it(from, error);
-  for (const fs::directory_iterator end; !error && it != end; it.increment(error)) {
-    const fs::path target = to / it->path().filename();
-    if (it->is_directory(error))
-      copy_files(it->path(), target);
+  for (const auto& entry : folder_entries(from.string())) {
+    const fs::path target = to / entry.path().filename();
+    if (entry.is_directory(error))
+      copy_files(entry.path(), target);
     else
-      copy_file(it->path().string(), target.string());
+      copy_file(entry.path().string(), target.string());
   }
-  if (error) raise_read_error("cannot read the folder", from.string(), error.value());
 }
 
 void copy_autoencoder(const std::string& from, const std::string& to) {

@@ -17,6 +17,7 @@
 #include "train/resumed_options.h"
 #include "train/run_log.h"
 #include "train/run_state.h"
+#include "train/stage2_config.h"
 #include "train/stage2_export.h"
 #include "train/stage2_setup.h"
 #include "train/training_batches.h"

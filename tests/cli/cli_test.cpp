@@ -54,16 +54,11 @@ Pipe make_pipe(bool terminal) {
   ::unsetenv("RAEDIT_MODEL_PATH");
   ::setenv("TERM", "xterm", 1);
   for (const auto& [key, value] : options.environment) ::setenv(key.c_str(), value.c_str(), 1);
-  if (options.address_space_limit >= 0) {
-    const auto bytes = static_cast<rlim_t>(options.address_space_limit);
-    const rlimit limit{bytes, bytes};
-    ::setrlimit(RLIMIT_AS, &limit);
-  }
-  if (options.file_size_limit >= 0) {
-    std::signal(SIGXFSZ, SIG_IGN);  // write() fails instead
-    const auto bytes = static_cast<rlim_t>(options.file_size_limit);
-    const rlimit limit{bytes, bytes};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
+  if (options.file_size_limit >= 0) std::signal(SIGXFSZ, SIG_IGN);  // write() fails instead
+  for (const auto& [resource, bytes] :
+       {std::pair{RLIMIT_AS, options.address_space_limit}, {RLIMIT_FSIZE, options.file_size_limit}}) {
+    const rlimit limit{static_cast<rlim_t>(bytes), static_cast<rlim_t>(bytes)};
+    if (bytes >= 0) ::setrlimit(resource, &limit);
   }
   std::vector<char*> argv{const_cast<char*>("raedit")};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
